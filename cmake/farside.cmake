@@ -1,0 +1,64 @@
+# The three functions that every folder's CMakeLists.txt is made of, and the settings they share.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_program(FARSIDE_CCACHE ccache)
+if(FARSIDE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${FARSIDE_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${FARSIDE_CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(tl-expected REQUIRED)
+find_package(GTest REQUIRED)
+find_package(Boost REQUIRED COMPONENTS program_options)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)
+include(GoogleTest)
+
+add_library(farside_settings INTERFACE)
+target_include_directories(farside_settings INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(farside_settings INTERFACE
+  -Wall -Wextra -Wconversion -Wshadow -Werror -fno-rtti -g)
+target_link_libraries(farside_settings INTERFACE fmt::fmt tl::expected Threads::Threads)
+if(FARSIDE_SANITIZE STREQUAL "address")
+  target_compile_options(farside_settings INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(farside_settings INTERFACE -fsanitize=address,undefined)
+  target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1)
+elseif(FARSIDE_SANITIZE STREQUAL "thread")
+  target_compile_options(farside_settings INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
+  target_link_options(farside_settings INTERFACE -fsanitize=thread)
+  target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1)
+elseif(FARSIDE_SANITIZE)
+  message(FATAL_ERROR "FARSIDE_SANITIZE is '${FARSIDE_SANITIZE}': use address, thread or nothing")
+endif()
+
+# farside_library(NAME SOURCES a.cc ... [DEPS farside_base ...]): one static library for a folder.
+# It can include only what it and its DEPS may see; ci/check-includes holds folders to that.
+function(farside_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC farside_settings ${ARG_DEPS})
+endfunction()
+
+# farside_test(NAME SOURCES a_test.cc ... [DEPS ...]): a GoogleTest program, one CTest entry a test.
+function(farside_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 60 LABELS unit)
+endfunction()
+
+# farside_program(NAME SOURCES main.cc ... [DEPS ...]): an executable that is installed.
+function(farside_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS})
+  install(TARGETS ${name} RUNTIME)
+endfunction()
