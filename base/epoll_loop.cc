@@ -125,4 +125,23 @@ void EpollLoop::RunOnce(int timeout_ms) {
   RunReady(kQuantum);
 }
 
+Result<void> FdWatch::Start(EpollLoop& loop, int fd, uint32_t events, FdWatcher& watcher) {
+  Stop();
+  if (auto watched = loop.Watch(fd, events, watcher); !watched) return watched;
+  loop_ = &loop;
+  watcher_ = &watcher;
+  fd_ = fd;
+  events_ = events;
+  return {};
+}
+
+void FdWatch::SetEvents(uint32_t events) {
+  CHECK(loop_ != nullptr);
+  if (std::exchange(events_, events) != events) loop_->Rewatch(fd_, events, *watcher_);
+}
+
+void FdWatch::Stop() {
+  if (loop_ != nullptr) std::exchange(loop_, nullptr)->Unwatch(fd_);
+}
+
 }  // namespace farside

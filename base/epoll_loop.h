@@ -62,4 +62,25 @@ class EpollLoop final : public Loop {
   bool stopped_ = false;
 };
 
+// A watch that ends with its owner.
+class FdWatch {
+ public:
+  FdWatch() = default;
+  FdWatch(const FdWatch&) = delete;
+  FdWatch& operator=(const FdWatch&) = delete;
+  ~FdWatch() { Stop(); }
+
+  // Arguments as for EpollLoop::Watch; ends an earlier watch.
+  Result<void> Start(EpollLoop& loop, int fd, uint32_t events, FdWatcher& watcher);
+  // Changes what is waited for; it must be started.
+  void SetEvents(uint32_t events);
+  void Stop();
+
+ private:
+  EpollLoop* loop_ = nullptr;
+  FdWatcher* watcher_ = nullptr;
+  int fd_ = -1;
+  uint32_t events_ = 0;
+};
+
 }  // namespace farside

@@ -56,7 +56,10 @@ bool Loop::RunReady(size_t quantum) {
   if (ready_count_ == 0) return false;
   running_ = true;
   const FramePool::Scope scope(frames_);
-  while (ready_count_ != 0 && quantum-- != 0) PopReady().resume();
+  while (ready_count_ != 0 && quantum-- != 0) {
+    ++resumptions_;
+    PopReady().resume();
+  }
   running_ = false;
   return ready_count_ != 0;
 }

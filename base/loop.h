@@ -45,6 +45,9 @@ class Loop {
   // True if it became idle.
   bool RunUntilIdle(size_t limit = 1'000'000);
 
+  // Tasks resumed since the loop began: where in the work of its tasks a loop is.
+  uint64_t resumptions() const { return resumptions_; }
+
   // Fires the timers that are due.
   void FireTimers();
 
@@ -72,6 +75,7 @@ class Loop {
   size_t ready_head_ = 0;
   size_t ready_count_ = 0;
   bool running_ = false;
+  uint64_t resumptions_ = 0;
   std::vector<Timer*> timers_;  // Armed ones, in no order: there are few.
   std::optional<Random> shuffle_;
 

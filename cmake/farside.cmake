@@ -23,8 +23,9 @@ include(GoogleTest)
 
 add_library(farside_settings INTERFACE)
 target_include_directories(farside_settings INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(farside_settings INTERFACE FARSIDE_VERSION="${PROJECT_VERSION}")
 target_compile_options(farside_settings INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Werror -fno-rtti -g)
+  -Wall -Wextra -Wconversion -Wshadow -Werror -g)
 target_link_libraries(farside_settings INTERFACE fmt::fmt tl::expected Threads::Threads)
 if(FARSIDE_SANITIZE STREQUAL "address")
   target_compile_options(farside_settings INTERFACE
