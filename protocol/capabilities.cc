@@ -54,8 +54,8 @@ Result<void> ReadTwinSocket(const Json& object, Capabilities* out) {
       !ReadNumber(*found, "fd_index", &fd_index) || fd_index.value_or(0) > UINT32_MAX) {
     return WrongType("twin_socket", "an object with 'supported' and 'fd_index'");
   }
-  out->twin_socket.emplace();
-  out->twin_socket->supported = supported.value_or(false);
+  out->twin_socket =
+      Capabilities::TwinSocket{.supported = supported.value_or(false), .fd_index = {}};
   if (fd_index) out->twin_socket->fd_index = static_cast<uint32_t>(*fd_index);
   return {};
 }

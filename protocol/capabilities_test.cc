@@ -63,9 +63,8 @@ TEST(CapabilitiesTest, TakesSpdksSilenceForNone) {
 
 TEST(CapabilitiesTest, ReadsLibvfioUsers) {
   const auto caps =
-      ParseCapabilities(
-          R"({ "capabilities": { "max_msg_fds": 8, "max_data_xfer_size": 1048576, )"
-          R"("twin_socket": { "supported": true, "fd_index": 0 } } })")
+      ParseCapabilities(R"({ "capabilities": { "max_msg_fds": 8, "max_data_xfer_size": 1048576, )"
+                        R"("twin_socket": { "supported": true, "fd_index": 0 } } })")
           .value();
   EXPECT_EQ(caps.max_msg_fds, 8u);
   ASSERT_TRUE(caps.twin_socket);
@@ -127,7 +126,8 @@ TEST(CapabilitiesTest, RefusesWrongTypesAndNamesTheKey) {
       {"twin_socket", R"({"supported":true,"fd_index":4294967296})"},
   };
   for (const auto& [key, value] : cases) {
-    const auto caps = ParseCapabilities(fmt::format(R"({{"capabilities":{{"{}":{}}}}})", key, value));
+    const auto caps =
+        ParseCapabilities(fmt::format(R"({{"capabilities":{{"{}":{}}}}})", key, value));
     ASSERT_FALSE(caps) << key << " " << value;
     // A number beyond every type is no JSON to the parser: the sentence can't name its key.
     if (value == "1e999") continue;

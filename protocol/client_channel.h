@@ -1,15 +1,17 @@
 // ClientChannel: requests of many threads over one channel, and the device's requests in between.
 #pragma once
 
+#include <poll.h>
+
 #include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "base/bytes.h"
@@ -27,7 +29,7 @@ namespace farside::vfio_user {
 inline constexpr uint64_t kDefaultTimeoutNs = 5'000'000'000;
 
 struct ChannelOptions {
-  // A request that is not answered for so long ends the client.
+  // A request that is not answered for so long ends the client. At least 1 ms.
   uint64_t timeout_ns = kDefaultTimeoutNs;
   // A thread that waits for its reply looks for it this long before it blocks.
   uint64_t spin_ns = 0;
@@ -79,6 +81,8 @@ class ClientChannel {
   static Result<std::unique_ptr<ClientChannel>> Create(std::unique_ptr<Transport> transport,
                                                        ChannelOptions options, DmaHandler* handler);
 
+  ~ClientChannel();
+
   // Sends and waits for the reply. A payload shorter than reply->head breaks the protocol.
   Result<void> Exchange(const Outgoing& request, Incoming* reply);
   // Sends with kFlagNoReply. Waits only while the transport is full.
@@ -119,7 +123,7 @@ class ClientChannel {
   static constexpr size_t kMaxPending = 256 << 10;
   static constexpr size_t kMaxRawReplies = 64;
 
-  // A thread that waits for a leader to do something for it.
+  // A thread that lets another one read for it.
   struct Waiter {
     std::condition_variable wake;
   };
@@ -128,7 +132,7 @@ class ClientChannel {
     uint8_t generation = 0;
     bool in_use = false;
     bool done = false;
-    bool failed = false;     // The reply has kFlagError.
+    bool failed = false;  // The reply has kFlagError.
     bool takes_fds = false;
     Command command{};
     uint32_t error = 0;
@@ -144,54 +148,72 @@ class ClientChannel {
   // A socket and the two directions of it. Only the leader touches the reader.
   struct Line {
     std::unique_ptr<Transport> transport;
-    FrameReader reader;
-    FrameWriter writer;
+    FrameReader reader{MaxMessageSize(kDefaultMaxDataXferSize)};
+    FrameWriter writer{};
   };
 
   // What a leader waits for besides messages.
   struct Patience {
-    uint64_t deadline_ns;
-    bool first = false;  // Nothing was waited for yet: the receive timeout is the deadline.
+    uint64_t deadline_ns = 0;
+    // The slot whose reply it waits for, if there is one and it has not waited for it before: then
+    // it may block, and the watchdog sees to the deadline.
+    const Slot* fresh = nullptr;
     int fd = -1;
+  };
+  enum class Woken {
+    kMaybe,  // Look again.
+    kFd,     // Patience::fd is readable.
+    kIdle,   // ChannelOptions::pump says that nothing more will come.
+  };
+  struct Watch {
+    std::array<pollfd, 4> fds{};
+    size_t count = 0;
+    void Add(int fd, short events) { fds[count++] = {.fd = fd, .events = events, .revents = 0}; }
+    bool Woke(int fd) const;
   };
 
   ClientChannel(std::unique_ptr<Transport> transport, SocketTransport* socket,
                 ChannelOptions options, DmaHandler* handler, UniqueFd kick);
+  void RunWatchdog();
 
-  // All of these are called with the lock held.
+  // Called with the lock held; those that take it may let go of it meanwhile.
   Result<uint16_t> Start(Lock& lock, const Outgoing& request, const Incoming& reply);
-  Result<void> Append(Lock& lock, uint16_t id, uint32_t flags, const Outgoing& request);
-  void Flush();
-  void Flush(Line& line);
-  Result<void> Settle(Lock& lock);
+  Result<void> WaitForRoom(Lock& lock);
+  Result<void> WaitForReply(Lock& lock, Slot& slot);
   template <typename Done>
   bool WaitUntil(Lock& lock, uint64_t deadline_ns, Slot* slot, const Done& done);
-  Result<void> WaitForReply(Lock& lock, Slot& slot);
-  bool Lead(Lock& lock, const Patience& patience);
+  Woken Lead(Lock& lock, const Patience& patience);
   void Follow(Lock& lock, uint64_t deadline_ns, Slot* slot);
-  void HandOver();
+  void Retire(Lock& lock);
   bool Dispatch(Lock& lock);
+  void OnCommand(Lock& lock, const Frame& frame, Line& line);
+  int CallHandler(Lock& lock, const Request& request);
   void OnReply(Frame& frame);
   void KeepRaw(Frame& frame);
-  void OnCommand(Lock& lock, const Frame& frame, Line& line);
-  int AnswerDmaRead(Lock& lock, const Frame& frame, const DmaAccess& access, Line& line);
-  int CallHandler(Lock& lock, uint32_t direction, const DmaAccess& access, Bytes out,
-                  ConstBytes in);
-  void DieLocked(Error error);
-  tl::unexpected<Error> Epitaph() const { return tl::unexpected(*dead_); }
+  void Append(uint16_t id, uint32_t flags, const Outgoing& request, std::vector<UniqueFd> fds);
+  void Flush();
+  void FlushLine(Line& line);
   size_t pending() const;
+  Watch MakeWatch(const Patience& patience) const;
+  void DieLocked(Error error);
+  void DieUnread();
+  void DieUnanswered(const Slot& slot);
+  void WakeWaiters();
+  tl::unexpected<Error> Epitaph() const { return tl::unexpected(*dead_); }
+  tl::unexpected<Error> Refusal(const Slot& slot) const;
   Slot* FindSlot(uint16_t id);
   void Free(Slot& slot);
 
-  // These are the leader's, called without the lock.
-  Result<void> Receive(const Patience& patience, bool writable_wanted, bool* fd_ready);
-  Result<FrameReader::Status> FillFrom(Line& line);
-  Result<void> Pump(const Patience& patience, bool* fd_ready);
-  Result<void> Poll(const Patience& patience, bool* fd_ready);
+  // The leader's, called without the lock.
+  Result<Woken> Poll(Watch watch, const Patience& patience);
+  Result<Woken> Block();
+  Result<Woken> Pump(const Patience& patience);
+  Result<bool> Fill(Line& line);
+  bool WaitForPoll(Watch& watch, uint64_t deadline_ns) const;
 
   const ChannelOptions options_;
   DmaHandler* const handler_;
-  const MonotonicClock clock_;
+  MonotonicClock clock_;
   SocketTransport* const socket_;  // main_.transport, if it is one.
   const UniqueFd kick_;            // Wakes those that poll.
 
@@ -199,12 +221,14 @@ class ClientChannel {
   std::optional<Error> dead_;
   Line main_;
   std::unique_ptr<Line> twin_;
-  bool leading_ = false;
-  bool polling_ = false;      // The leader looks at kick_.
-  size_t bystanders_ = 0;     // Threads in WaitReadable that do not lead.
-  std::list<Waiter*> waiters_;
+  bool leading_ = false;     // Some thread leads.
+  bool polling_ = false;     // And looks at kick_.
+  size_t bystanders_ = 0;    // Threads in WaitReadable that do not lead; they look at kick_.
+  size_t room_waiters_ = 0;  // Threads that wait until less is pending.
+  bool closed_ = false;      // The peer takes no more bytes.
+  std::vector<Waiter*> waiters_;
   std::array<Slot, kSlots> slots_;
-  std::array<uint8_t, kSlots> free_;
+  std::array<uint8_t, kSlots> free_{};
   size_t free_count_ = kSlots;
   DmaWindows windows_;
   uint32_t max_transfer_ = kDefaultMaxDataXferSize;
@@ -212,6 +236,14 @@ class ClientChannel {
   bool keeps_raw_ = false;
   std::vector<RawReply> raw_replies_;
   std::vector<std::byte> dma_buffer_;  // The leader's.
+
+  // A timer in the kernel for each receive would cost a seventh of a round trip. So a leader that
+  // blocks says until when, and a thread that sleeps nearly always looks after it.
+  const Slot* blocked_on_ = nullptr;
+  uint64_t blocked_until_ns_ = 0;
+  bool ending_ = false;
+  std::condition_variable end_;
+  std::thread watchdog_;
 };
 
 }  // namespace farside::vfio_user

@@ -31,8 +31,8 @@ Result<void> DeviceClient::DisarmIrqs(IrqIndex index, uint32_t start, uint32_t c
 }
 
 Result<void> DeviceClient::DisableIrqs(IrqIndex index) {
-  return SetIrqs(
-      {.flags = kIrqDataNone | kIrqActionTrigger, .index = static_cast<uint32_t>(index)}, {}, {});
+  return SetIrqs({.flags = kIrqDataNone | kIrqActionTrigger, .index = static_cast<uint32_t>(index)},
+                 {}, {});
 }
 
 Result<void> DeviceClient::Act(IrqIndex index, uint32_t vector, uint32_t action) {

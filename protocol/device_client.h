@@ -45,7 +45,8 @@ struct DmaWindow {
 // A region as the device describes it.
 struct ClientRegion {
   vfio_user::RegionInfo info;
-  std::vector<vfio_user::MmapArea> areas;  // What may be mapped: at info.offset + area.offset of fd.
+  std::vector<vfio_user::MmapArea>
+      areas;  // What may be mapped: at info.offset + area.offset of fd.
   UniqueFd fd;
 };
 

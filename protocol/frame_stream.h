@@ -25,8 +25,8 @@ class FrameReader {
   // After VERSION negotiated another size.
   void set_max_message_size(uint32_t size) { max_message_size_ = size; }
 
-  // Receives once. An Error: the end inside a frame, more than kMaxMessageFds fds for one frame, and
-  // every error of the transport. Invalidates the payloads of earlier frames.
+  // Receives once. An Error: the end inside a frame, more than kMaxMessageFds fds for one frame,
+  // and every error of the transport. Invalidates the payloads of earlier frames.
   Result<Status> Fill(Transport& transport);
 
   // The next whole frame; nothing when there is none yet; an Error when the stream is out of step.

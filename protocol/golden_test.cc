@@ -140,10 +140,9 @@ TEST(GoldenTest, CommandsDecodeAndEncodeToTheSameBytes) {
     EXPECT_EQ(std::visit(Encoder{header.message_id, header.flags}, *request), message.bytes)
         << message.where;
   }
-  for (const char* command :
-       {"VERSION", "DMA_MAP", "DMA_UNMAP", "DEVICE_GET_INFO", "DEVICE_GET_REGION_INFO",
-        "DEVICE_GET_IRQ_INFO", "DEVICE_SET_IRQS", "REGION_READ", "REGION_WRITE", "DMA_READ",
-        "DEVICE_RESET"}) {
+  for (const char* command : {"VERSION", "DMA_MAP", "DMA_UNMAP", "DEVICE_GET_INFO",
+                              "DEVICE_GET_REGION_INFO", "DEVICE_GET_IRQ_INFO", "DEVICE_SET_IRQS",
+                              "REGION_READ", "REGION_WRITE", "DMA_READ", "DEVICE_RESET"}) {
     EXPECT_GT(seen[command], 0) << "the golden files have no " << command;
   }
 }
@@ -171,9 +170,8 @@ Result<ByteVector> RecodeReply(const GoldenMessage& message) {
       const auto reply = DecodeRegionInfo(payload, index, message.fd_count);
       if (!reply) return tl::unexpected(reply.error());
       if ((reply->info.flags & kRegionFlagCaps) == 0) return Pack(reply->info);
-      ByteVector out =
-          Pack(reply->info,
-               SparseMmap{{kRegionCapSparseMmap, 1, 0}, static_cast<uint32_t>(reply->areas.size())});
+      ByteVector out = Pack(reply->info, SparseMmap{{kRegionCapSparseMmap, 1, 0},
+                                                    static_cast<uint32_t>(reply->areas.size())});
       for (const MmapArea& area : reply->areas) AppendTo(out, area);
       return out;
     }

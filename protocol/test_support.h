@@ -26,7 +26,7 @@ inline void AppendTo(ByteVector& out, const ByteVector& bytes) {
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 template <typename T>
-  requires std::is_trivially_copyable_v<T>
+requires std::is_trivially_copyable_v<T>
 void AppendTo(ByteVector& out, const T& object) {
   const auto bytes = AsBytes(object);
   out.insert(out.end(), bytes.begin(), bytes.end());

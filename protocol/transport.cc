@@ -37,15 +37,6 @@ Result<std::unique_ptr<SocketTransport>> SocketTransport::Create(UniqueFd socket
   return std::unique_ptr<SocketTransport>(new SocketTransport(std::move(socket)));
 }
 
-Result<void> SocketTransport::SetReceiveTimeout(uint64_t timeout_ns) {
-  const timeval timeout{.tv_sec = static_cast<time_t>(timeout_ns / 1'000'000'000),
-                        .tv_usec = static_cast<suseconds_t>(timeout_ns % 1'000'000'000 / 1000)};
-  if (setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) {
-    return FailWith(errno, "cannot set the receive timeout of a socket: {}", ErrnoText(errno));
-  }
-  return {};
-}
-
 ssize_t SocketTransport::Receive(Bytes into, std::vector<UniqueFd>& fds) {
   // Room for all that a peer can send, so that none is dropped.
   alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxPassedFds * sizeof(int))> control;
@@ -69,21 +60,25 @@ ssize_t SocketTransport::Receive(Bytes into, std::vector<UniqueFd>& fds) {
 
 ssize_t SocketTransport::Send(ConstBytes from, std::span<const int> fds) {
   CHECK(fds.size() <= kMaxPassedFds);
+  ssize_t sent;
+  if (fds.empty()) {
+    do {
+      sent = send(socket_.get(), from.data(), from.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+  }
   alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxPassedFds * sizeof(int))> control;
   iovec iov{const_cast<std::byte*>(from.data()), from.size()};
   msghdr message{};
   message.msg_iov = &iov;
   message.msg_iovlen = 1;
-  if (!fds.empty()) {
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.size_bytes());
-    std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-  }
-  ssize_t sent;
+  message.msg_control = control.data();
+  message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+  cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(fds.size_bytes());
+  std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
   do {
     sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (sent < 0 && errno == EINTR);

@@ -43,10 +43,8 @@ class SocketTransport final : public Transport {
  public:
   static Result<std::unique_ptr<SocketTransport>> Create(UniqueFd socket);
 
-  // Bounds the waits of a Receive that may wait. Needed once, before set_receive_waits.
-  Result<void> SetReceiveTimeout(uint64_t timeout_ns);
-  // From now on Receive waits for data, or returns -EAGAIN when the timeout is over: saves a thread
-  // that has nothing else to do the system call that waits.
+  // From now on Receive waits for data or the end of the stream: saves a thread that has nothing
+  // else to do the system call that waits. shutdown(2) of the socket ends the wait.
   void set_receive_waits(bool waits) { receive_flags_ = waits ? 0 : MSG_DONTWAIT; }
 
   ssize_t Receive(Bytes into, std::vector<UniqueFd>& fds) override;

@@ -77,10 +77,10 @@ TEST(CodecTest, DecodesDmaUnmap) {
 }
 
 TEST(CodecTest, DecodesQuestions) {
-  EXPECT_EQ(DecodeAs<DeviceGetInfoRequest>(
-                Decode(Command::kDeviceGetInfo, Pack(DeviceInfo{.argsz = 16})))
-                .argsz,
-            16u);
+  EXPECT_EQ(
+      DecodeAs<DeviceGetInfoRequest>(Decode(Command::kDeviceGetInfo, Pack(DeviceInfo{.argsz = 16})))
+          .argsz,
+      16u);
   const auto region = DecodeAs<DeviceGetRegionInfoRequest>(
       Decode(Command::kDeviceGetRegionInfo, Pack(RegionInfo{.argsz = 64, .index = 2})));
   EXPECT_EQ(region.argsz, 64u);
@@ -138,15 +138,12 @@ TEST(CodecTest, DecodesDma) {
   EXPECT_EQ(LoadLe<uint32_t>(DecodeAs<DmaWriteRequest>(decoded).data), 0x64636261u);
 }
 
-TEST(CodecTest, DecodesReset) {
-  DecodeAs<DeviceResetRequest>(Decode(Command::kDeviceReset, {}));
-}
+TEST(CodecTest, DecodesReset) { DecodeAs<DeviceResetRequest>(Decode(Command::kDeviceReset, {})); }
 
 TEST(CodecTest, DecodesWriteMulti) {
   const WriteMultiEntry first{0x10, 0, 4, {1, 2, 3, 4}};
   const WriteMultiEntry second{0x20, 7, 8, {8, 7, 6, 5, 4, 3, 2, 1}};
-  const auto decoded =
-      Decode(Command::kRegionWriteMulti, Pack(WriteMulti{2}, first, second));
+  const auto decoded = Decode(Command::kRegionWriteMulti, Pack(WriteMulti{2}, first, second));
   const auto request = DecodeAs<RegionWriteMultiRequest>(decoded);
   ASSERT_EQ(request.count(), 2u);
   EXPECT_EQ(request.entry(0).offset, 0x10u);

@@ -129,8 +129,9 @@ Result<std::vector<IoFdEntry>> DecodeRegionIoFds(ConstBytes payload, uint32_t in
                                                  size_t fd_count, uint32_t* argsz) {
   RegionIoFds fixed;
   if (!ReadAt(payload, 0, &fixed) || fixed.argsz < sizeof fixed || fixed.index != index) {
-    return Broken("DEVICE_GET_REGION_IO_FDS's reply for region {} has {} bytes, argsz {}, region {}",
-                  index, payload.size(), fixed.argsz, fixed.index);
+    return Broken(
+        "DEVICE_GET_REGION_IO_FDS's reply for region {} has {} bytes, argsz {}, region {}", index,
+        payload.size(), fixed.argsz, fixed.index);
   }
   *argsz = fixed.argsz;
   std::vector<IoFdEntry> out;
