@@ -19,6 +19,8 @@ class IrqSink {
   virtual bool owns_msix_table() const = 0;
   // Pending bit of `vector`, for PBA reads. Only where owns_msix_table().
   virtual bool msix_pending(uint32_t vector) const = 0;
+  // The function was reset: what is pending in the sink is gone.
+  virtual void ClearPending() {}
 };
 
 }  // namespace farside

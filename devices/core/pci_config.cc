@@ -122,10 +122,13 @@ void PciConfig::Read(uint64_t offset, Bytes out) const {
 
 PciConfigChange PciConfig::Write(uint64_t offset, ConstBytes in) {
   CHECK(InRange(offset, in.size(), kConfigSize));
+  const std::byte power = bytes_[pm_ + kPmcsr];
   for (size_t i = 0; i < in.size(); ++i) {
     const size_t at = offset + i;
     bytes_[at] = ((bytes_[at] & ~writable_[at]) | (in[i] & writable_[at])) & ~(in[i] & clear_[at]);
   }
+  // Power Management 1.2 section 3.2.4: a state that the function lacks is discarded.
+  if (!in_d0() && power_state() != kPmcsrD3Hot) bytes_[pm_ + kPmcsr] = power;
   const auto touches = [&](uint32_t begin, uint32_t size) {
     return offset < begin + size && begin < offset + in.size();
   };
@@ -143,8 +146,6 @@ PciConfigChange PciConfig::Write(uint64_t offset, ConstBytes in) {
 
 void PciConfig::Reset() { bytes_ = reset_; }
 
-bool PciConfig::in_d0() const { return pm_ == 0 || (Load16(pm_ + kPmcsr) & kPmcsrStateMask) == 0; }
-
 uint64_t PciConfig::RawBarAddress(uint32_t index) const {
   const uint32_t low = Load32(kBar0 + 4 * index);
   if (bars_[index].kind == BarKind::kIo) return low & ~kBarIoFlags;
@@ -160,7 +161,8 @@ std::optional<uint64_t> PciConfig::bar_address(uint32_t index) const {
   if (kind == BarKind::kNone) return std::nullopt;
   const uint16_t enable = kind == BarKind::kIo ? kCommandIo : kCommandMemory;
   if ((command() & enable) == 0) return std::nullopt;
-  return RawBarAddress(index);
+  const uint64_t address = RawBarAddress(index);
+  return address == 0 ? std::nullopt : std::optional(address);
 }
 
 bool PciConfig::OwnsAddress(uint64_t iova, uint64_t size, uint32_t* bar, uint64_t* offset) const {
@@ -231,8 +233,11 @@ Result<void> PciConfig::Load(ConstBytes saved) {
           i);
     }
   }
+  std::array<std::byte, kConfigSize> before = bytes_;
   Copy(bytes_, saved);
-  return {};
+  if (in_d0() || power_state() == kPmcsrD3Hot) return {};
+  bytes_ = before;
+  return Fail("the saved configuration space has a power state that the device lacks");
 }
 
 }  // namespace farside

@@ -61,13 +61,14 @@ class PciConfig {
   void Reset();
 
   uint16_t command() const { return Load16(pci::kCommand); }
-  bool in_d0() const;
+  bool in_d0() const { return power_state() == pci::kPmcsrD0; }
   // The function may use the bus: bus mastering on and power state D0.
   bool may_master() const { return (command() & pci::kCommandBusMaster) != 0 && in_d0(); }
   bool intx_disabled() const { return (command() & pci::kCommandIntxDisable) != 0; }
 
   const BarSpec& bar(uint32_t index) const { return bars_[index]; }
-  // Where a BAR lies, if its decode is enabled.
+  // Where a BAR lies, if its decode is enabled. An address of 0 is none: a client that keeps the BAR
+  // registers to itself (cloud-hypervisor) leaves that here.
   std::optional<uint64_t> bar_address(uint32_t index) const;
   // True when [iova, iova + size) touches an enabled memory BAR of this function; `*bar` and
   // `*offset` then say where the first byte inside lies.
@@ -97,6 +98,10 @@ class PciConfig {
   }
   uint32_t Load32(uint32_t offset) const {
     return LoadLe<uint32_t>(ConstBytes(bytes_).subspan(offset));
+  }
+  // Bits of PMCSR; D0 where there is no power management.
+  uint32_t power_state() const {
+    return pm_ == 0 ? pci::kPmcsrD0 : Load16(pm_ + pci::kPmcsr) & pci::kPmcsrStateMask;
   }
   template <typename T>
   void Define(uint32_t offset, T value, T writable = 0, T clear = 0);

@@ -36,21 +36,49 @@ void PciDevice::ResetMsix() {
   std::ranges::fill(msix_.pending, 0);
 }
 
+bool PciDevice::TakesBarAccess(uint32_t bar, uint64_t offset, size_t size) const {
+  return bar < kBarCount && InRange(offset, size, info_.regions[bar].size) && config_.in_d0();
+}
+
+PciDevice::Piece PciDevice::PieceAt(uint32_t bar, uint64_t offset, size_t size) const {
+  const MsixSpec& spec = config_.msix();
+  const struct {
+    Owner owner;
+    uint32_t bar;
+    uint64_t begin;
+    uint64_t size;
+  } parts[] = {{Owner::kMsixTable, spec.table_bar, spec.table_offset, msix_.entries.size()},
+               {Owner::kMsixPba, spec.pba_bar, spec.pba_offset,
+                msix_.pending.size() * sizeof(uint64_t)}};
+  Piece piece{Owner::kModel, size};
+  for (const auto& part : parts) {
+    if (part.bar != bar || part.size == 0) continue;
+    if (offset < part.begin) {
+      piece.size = std::min<uint64_t>(piece.size, part.begin - offset);
+    } else if (offset - part.begin < part.size) {
+      return {part.owner, std::min<uint64_t>(size, part.begin + part.size - offset)};
+    }
+  }
+  return piece;
+}
+
 void PciDevice::ReadRegion(Region region, uint64_t offset, Bytes out) {
   if (region == Region::kConfig) return config_.Read(offset, out);
   const auto bar = static_cast<uint32_t>(region);
-  if (bar >= kBarCount || !InRange(offset, out.size(), info_.region(region).size) ||
-      !config_.in_d0()) {
-    return Fill(out, 0xff);
+  if (!TakesBarAccess(bar, offset, out.size())) return Fill(out, 0xff);
+  while (!out.empty()) {
+    const Piece piece = PieceAt(bar, offset, out.size());
+    const Bytes to = out.first(piece.size);
+    if (piece.owner == Owner::kMsixTable) {
+      Copy(to, ConstBytes(msix_.entries).subspan(offset - config_.msix().table_offset, to.size()));
+    } else if (piece.owner == Owner::kMsixPba) {
+      ReadPba(offset - config_.msix().pba_offset, to);
+    } else {
+      ReadBar(bar, offset, to);
+    }
+    offset += piece.size;
+    out = out.subspan(piece.size);
   }
-  if (InMsixTable(bar, offset)) {
-    Fill(out, 0);
-    const auto entries = ConstBytes(msix_.entries).subspan(offset - config_.msix().table_offset);
-    const size_t size = std::min(out.size(), entries.size());
-    return Copy(out.first(size), entries.first(size));
-  }
-  if (InMsixPba(bar, offset)) return ReadPba(offset - config_.msix().pba_offset, out);
-  ReadBar(bar, offset, out);
 }
 
 void PciDevice::WriteRegion(Region region, uint64_t offset, ConstBytes in) {
@@ -65,51 +93,43 @@ void PciDevice::WriteRegion(Region region, uint64_t offset, ConstBytes in) {
     return;
   }
   const auto bar = static_cast<uint32_t>(region);
-  if (bar >= kBarCount || !InRange(offset, in.size(), info_.region(region).size) ||
-      !config_.in_d0()) {
-    return;
+  if (!TakesBarAccess(bar, offset, in.size())) return;
+  while (!in.empty()) {
+    const Piece piece = PieceAt(bar, offset, in.size());
+    const ConstBytes from = in.first(piece.size);
+    if (piece.owner == Owner::kMsixTable) {
+      Copy(Bytes(msix_.entries).subspan(offset - config_.msix().table_offset, from.size()), from);
+      DeliverPending();
+    } else if (piece.owner == Owner::kModel) {
+      WriteBar(bar, offset, from);
+    }
+    offset += piece.size;
+    in = in.subspan(piece.size);
   }
-  if (InMsixTable(bar, offset)) {
-    const auto entries = Bytes(msix_.entries).subspan(offset - config_.msix().table_offset);
-    const size_t size = std::min(in.size(), entries.size());
-    Copy(entries.first(size), in.first(size));
-    return DeliverPending();
-  }
-  if (InMsixPba(bar, offset)) return;  // Read-only.
-  WriteBar(bar, offset, in);
 }
 
 void PciDevice::Reset(ResetKind kind) {
   config_.Reset();
   ResetMsix();
+  env_.irq.ClearPending();
   intx_level_ = false;
   UpdateIntx();
   OnReset(kind);
 }
 
-bool PciDevice::InMsixTable(uint32_t bar, uint64_t offset) const {
-  const MsixSpec& spec = config_.msix();
-  return spec.count != 0 && bar == spec.table_bar && offset >= spec.table_offset &&
-         offset - spec.table_offset < msix_.entries.size();
-}
-
-bool PciDevice::InMsixPba(uint32_t bar, uint64_t offset) const {
-  const MsixSpec& spec = config_.msix();
-  return spec.count != 0 && bar == spec.pba_bar && offset >= spec.pba_offset &&
-         offset - spec.pba_offset < msix_.pending.size() * sizeof(uint64_t);
-}
-
-void PciDevice::ReadPba(uint64_t offset, Bytes out) const {
+std::vector<uint64_t> PciDevice::PendingBits() const {
   std::vector<uint64_t> bits = msix_.pending;
   if (env_.irq.owns_msix_table()) {
     for (uint32_t vector = 0; vector < info_.msix_count; ++vector) {
       if (env_.irq.msix_pending(vector)) bits[vector / 64] |= uint64_t{1} << vector % 64;
     }
   }
-  Fill(out, 0);
-  const auto bytes = std::as_bytes(std::span(bits)).subspan(offset);
-  const size_t size = std::min(out.size(), bytes.size());
-  Copy(out.first(size), bytes.first(size));
+  return bits;
+}
+
+void PciDevice::ReadPba(uint64_t offset, Bytes out) const {
+  const std::vector<uint64_t> bits = PendingBits();
+  Copy(out, std::as_bytes(std::span(bits)).subspan(offset, out.size()));
 }
 
 bool PciDevice::MsixMasked(uint32_t vector) const {
@@ -166,6 +186,10 @@ void PciDevice::UpdateIntx() {
   if (std::exchange(intx_line_, line) != line) env_.irq.SetIntx(line);
 }
 
+bool PciDevice::InsideOwnBar(uint64_t iova, uint64_t size, uint32_t bar, uint64_t offset) const {
+  return config_.bar_address(bar) == iova - offset && InRange(offset, size, config_.bar(bar).size);
+}
+
 DmaStatus PciDevice::SelfAccess(uint32_t, uint64_t, Bytes, DmaAccess) { return DmaStatus::kFault; }
 
 Task<DmaStatus> PciDevice::Gate::Read(uint64_t iova, Bytes out) {
@@ -173,6 +197,7 @@ Task<DmaStatus> PciDevice::Gate::Read(uint64_t iova, Bytes out) {
   uint64_t offset;
   if (!device_.config_.may_master()) co_return DmaStatus::kFault;
   if (device_.config_.OwnsAddress(iova, out.size(), &bar, &offset)) {
+    if (!device_.InsideOwnBar(iova, out.size(), bar, offset)) co_return DmaStatus::kFault;
     co_return device_.SelfAccess(bar, offset, out, DmaAccess::kRead);
   }
   co_return co_await device_.env_.dma.Read(iova, out);
@@ -183,6 +208,7 @@ Task<DmaStatus> PciDevice::Gate::Write(uint64_t iova, ConstBytes in) {
   uint64_t offset;
   if (!device_.config_.may_master()) co_return DmaStatus::kFault;
   if (device_.config_.OwnsAddress(iova, in.size(), &bar, &offset)) {
+    if (!device_.InsideOwnBar(iova, in.size(), bar, offset)) co_return DmaStatus::kFault;
     std::vector<std::byte> copy(in.begin(), in.end());
     co_return device_.SelfAccess(bar, offset, copy, DmaAccess::kWrite);
   }
@@ -206,7 +232,9 @@ void PciDevice::Save(StateWriter& out) const {
   out.Section("pci", 1);
   out.PutBytes(config_.bytes());
   out.PutBytes(msix_.entries);
-  out.PutBytes(std::as_bytes(std::span(msix_.pending)));
+  // Those of a sink, too: its peer arms the vectors anew after the move.
+  const std::vector<uint64_t> pending = PendingBits();
+  out.PutBytes(std::as_bytes(std::span(pending)));
   out.Put(static_cast<uint8_t>(intx_level_));
   SaveModel(out);
 }
@@ -220,7 +248,10 @@ Result<void> PciDevice::Load(StateReader& in) {
   MsixTable msix = msix_;
   in.GetBytes(msix.entries);
   in.GetBytes(std::as_writable_bytes(std::span(msix.pending)));
-  const bool level = in.Get<uint8_t>() != 0;
+  const auto level = in.Get<uint8_t>();
+  if (in.remaining() != 0 || level > 1) {
+    return Fail("the device state's section 'pci' is of a device with other interrupts, or damaged");
+  }
 
   std::swap(config_, config);
   std::swap(msix_, msix);
@@ -229,7 +260,8 @@ Result<void> PciDevice::Load(StateReader& in) {
     std::swap(msix_, msix);
     return loaded;
   }
-  SetIntxLevel(level);
+  SetIntxLevel(level != 0);
+  DeliverPending();
   return {};
 }
 

@@ -39,8 +39,9 @@ class PciDevice : public Device {
   // device that is reset and drained.
   virtual void SaveModel(StateWriter& out) const = 0;
   virtual Result<void> LoadModel(StateReader& in) = 0;
-  // The device's own DMA to a BAR of its own. The default is what a bus does with an address that
-  // nobody claims: kFault, nothing moved. `access` is the device's, as in DmaSpace.
+  // The device's own DMA to a BAR of its own, which it lies inside of: what crosses its border is a
+  // kFault. The default is what a bus does with an address that nobody claims: kFault, nothing
+  // moved. `access` is the device's, as in DmaSpace.
   virtual DmaStatus SelfAccess(uint32_t bar, uint64_t offset, Bytes data, DmaAccess access);
 
   // The memory that this function reaches: gated by bus mastering and power state, own BARs left
@@ -56,8 +57,8 @@ class PciDevice : public Device {
   // Signals `vector` by MSI-X or MSI, whichever is on; neither: nothing. Masked vectors become
   // pending. Where the driver allotted fewer MSI vectors, they are shared modulo that number.
   void SignalVector(uint32_t vector);
-  // The level the function wants on its INTx pin. Whether the line follows depends on the Command
-  // register and on MSI and MSI-X; the Status register follows always.
+  // The level the function wants on its INTx pin. While MSI or MSI-X is on neither the line nor the
+  // Status register follows; with INTx disabled in the Command register only the latter does.
   void SetIntxLevel(bool asserted);
 
  private:
@@ -78,10 +79,17 @@ class PciDevice : public Device {
     std::vector<uint64_t> pending;
   };
 
-  // The part of a BAR that is the MSI-X table or PBA, if `offset` lies in it.
-  bool InMsixTable(uint32_t bar, uint64_t offset) const;
-  bool InMsixPba(uint32_t bar, uint64_t offset) const;
+  // Who answers a part of a BAR, and how much of `size` bytes from its start on.
+  enum class Owner { kModel, kMsixTable, kMsixPba };
+  struct Piece {
+    Owner owner;
+    size_t size;
+  };
+  Piece PieceAt(uint32_t bar, uint64_t offset, size_t size) const;
+  bool TakesBarAccess(uint32_t bar, uint64_t offset, size_t size) const;
   void ReadPba(uint64_t offset, Bytes out) const;
+  std::vector<uint64_t> PendingBits() const;
+  bool InsideOwnBar(uint64_t iova, uint64_t size, uint32_t bar, uint64_t offset) const;
   bool MsixMasked(uint32_t vector) const;
   void SignalMsix(uint32_t vector);
   void DeliverPending();

@@ -53,6 +53,8 @@ inline constexpr uint8_t kCapMsix = 0x11;
 // Power management: offsets from the capability.
 inline constexpr uint32_t kPmcsr = 4;
 inline constexpr uint16_t kPmcsrStateMask = 3;
+inline constexpr uint16_t kPmcsrD0 = 0;
+inline constexpr uint16_t kPmcsrD3Hot = 3;
 inline constexpr uint16_t kPmcsrNoSoftReset = 1 << 3;
 
 // MSI with 64-bit address and per-vector masks: offsets from the capability.

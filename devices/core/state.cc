@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/check.h"
+#include "base/options.h"
 
 namespace farside {
 namespace {
@@ -67,6 +68,9 @@ Result<StateReader> StateReader::Parse(ConstBytes state) {
     return Fail("the device state has format version {}, this build reads {}", version,
                 kFormatVersion);
   }
+  if (LoadLe<uint16_t>(state.subspan(kMagic.size() + sizeof version)) != 0) {
+    return Fail("the device state's reserved bytes are not 0: it is damaged");
+  }
   StateReader reader;
   ConstBytes rest = state.subspan(kHeaderSize);
   while (!rest.empty()) {
@@ -88,8 +92,8 @@ Result<StateReader> StateReader::Parse(ConstBytes state) {
         reader.sections_, [&](const Entry& other) { return other.name == entry.name; });
     if (entry.name.empty() || again || entry.kind > SectionKind::kOptional ||
         reader.sections_.size() == kMaxSections) {
-      return Fail("the device state's section '{}' is malformed, repeated or one too many",
-                  entry.name);
+      return Fail("the device state's section {} is malformed, repeated or one too many",
+                  Quote(entry.name));
     }
     reader.sections_.push_back(std::move(entry));
   }
@@ -128,8 +132,8 @@ Result<void> StateReader::Finish() const {
   }
   for (const Entry& entry : sections_) {
     if (!entry.used && entry.kind == SectionKind::kRequired) {
-      return Fail("the device state's section '{}' is required and unknown to this build",
-                  entry.name);
+      return Fail("the device state's section {} is required and unknown to this build",
+                  Quote(entry.name));
     }
   }
   return {};

@@ -1,0 +1,41 @@
+#include "devices/server/shared_memory.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace farside {
+
+Sharing FindSharingIn(std::string_view maps, dev_t device, ino_t inode) {
+  const std::string wanted = fmt::format("{:02x}:{:02x} {}", major(device), minor(device), inode);
+  bool is_private = false;
+  std::istringstream lines{std::string(maps)};
+  // "7f00-7f10 rw-s 00000000 00:01 1234   /memfd:ram (deleted)"
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    std::string range;
+    std::string permissions;
+    std::string offset;
+    std::string major_minor;
+    std::string number;
+    fields >> range >> permissions >> offset >> major_minor >> number;
+    if (major_minor + " " + number != wanted || permissions.size() != 4) continue;
+    if (permissions[3] == 's') return Sharing::kShared;
+    is_private = true;
+  }
+  return is_private ? Sharing::kPrivate : Sharing::kShared;
+}
+
+Sharing FindSharing(pid_t pid, int fd) {
+  struct stat status {};
+  std::ifstream file(fmt::format("/proc/{}/maps", pid));
+  std::ostringstream maps;
+  if (!file || fstat(fd, &status) != 0 || !(maps << file.rdbuf())) return Sharing::kUnknown;
+  return FindSharingIn(maps.str(), status.st_dev, status.st_ino);
+}
+
+}  // namespace farside
