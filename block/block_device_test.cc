@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <ostream>
 
 #include "block/graph.h"
 #include "block/test_support.h"
@@ -20,6 +21,7 @@ struct DriverCase {
   const char* name;
   json (*options)(const TempDir& dir);
 };
+void PrintTo(const DriverCase& driver, std::ostream* out) { *out << driver.name; }
 
 json FileOptions(const TempDir& dir, const char* aio, bool direct) {
   return {{"driver", "file"},

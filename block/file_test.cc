@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <ostream>
 
 #include "block/file_engine_threads.h"
 #include "block/test_support.h"
@@ -144,6 +145,7 @@ struct EngineCase {
   const char* name;
   FileOptions::Aio aio;
 };
+void PrintTo(const EngineCase& engine, std::ostream* out) { *out << engine.name; }
 
 class FileEngineTest : public FileTest, public ::testing::WithParamInterface<EngineCase> {
  protected:

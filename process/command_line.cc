@@ -66,17 +66,14 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   all.add_options()("primary-fd", po::value<int>());
   po::positional_options_description positional;
   positional.add("primary-fd", 1);
-  constexpr int kStyle = (po::command_line_style::default_style |
-                          po::command_line_style::allow_long_disguise) &
-                         ~po::command_line_style::allow_guessing;
+  constexpr int kStyle =
+      (po::command_line_style::default_style | po::command_line_style::allow_long_disguise) &
+      ~po::command_line_style::allow_guessing;
   po::variables_map given;
   try {
-    po::store(po::command_line_parser(argc, argv)
-                  .options(all)
-                  .positional(positional)
-                  .style(kStyle)
-                  .run(),
-              given);
+    po::store(
+        po::command_line_parser(argc, argv).options(all).positional(positional).style(kStyle).run(),
+        given);
   } catch (const po::error& error) {
     return Fail("{}; --help lists what there is", error.what());
   }

@@ -22,7 +22,8 @@ struct CommandLine {
   bool version = false;
 };
 
-// The part of a command line that makes the devices, in JSON forms: what a trace says of its process.
+// The part of a command line that makes the devices, in JSON forms: what a trace says of its
+// process.
 std::vector<std::string> DeviceArguments(const CommandLine& line);
 
 // Reads argv. Errors name the option and the remedy.

@@ -108,10 +108,12 @@ Result<void> DeviceProcess::Build(const CommandLine& line) {
   if (line.primary_fd) {
     if (auto watched = WatchPrimary(*line.primary_fd); !watched) return watched;
   }
-  const bool served = std::ranges::any_of(units_, [](const Unit& unit) { return unit.server != nullptr; });
+  const bool served =
+      std::ranges::any_of(units_, [](const Unit& unit) { return unit.server != nullptr; });
   if (!served) {
-    return Fail("no device is served: give a -device, and an -object x-vfio-user-server or "
-                "--socket-path for it");
+    return Fail(
+        "no device is served: give a -device, and an -object x-vfio-user-server or "
+        "--socket-path for it");
   }
   return {};
 }
@@ -123,9 +125,10 @@ DeviceProcess::Unit* DeviceProcess::FindUnit(std::string_view id) {
 
 Result<DeviceProcess::Unit*> DeviceProcess::OnlyUnit(std::string_view option) {
   if (units_.size() == 1) return &units_.front();
-  return Fail("{} serves the only device, but there are {}: use one -object x-vfio-user-server for "
-              "each",
-              option, units_.size());
+  return Fail(
+      "{} serves the only device, but there are {}: use one -object x-vfio-user-server for "
+      "each",
+      option, units_.size());
 }
 
 Result<void> DeviceProcess::AddDevice(const nlohmann::json& options) {

@@ -60,6 +60,19 @@ Result<void> ReadTwinSocket(const Json& object, Capabilities* out) {
   return {};
 }
 
+Result<void> ReadFarside(const Json& object, Capabilities* out) {
+  const auto found = object.find("farside");
+  if (found == object.end()) return {};
+  std::optional<bool> interrupt;
+  std::optional<bool> clock;
+  if (!found->is_object() || !ReadBool(*found, "interrupt", &interrupt) ||
+      !ReadBool(*found, "clock", &clock)) {
+    return WrongType("farside", "an object with 'interrupt' and 'clock'");
+  }
+  out->farside = Capabilities::Farside{interrupt.value_or(false), clock.value_or(false)};
+  return {};
+}
+
 }  // namespace
 
 Result<Capabilities> ParseCapabilities(std::string_view text) {
@@ -93,6 +106,7 @@ Result<Capabilities> ParseCapabilities(std::string_view text) {
   }
   if (const auto read = ReadMigration(*found, &out); !read) return tl::unexpected(read.error());
   if (const auto read = ReadTwinSocket(*found, &out); !read) return tl::unexpected(read.error());
+  if (const auto read = ReadFarside(*found, &out); !read) return tl::unexpected(read.error());
   return out;
 }
 
@@ -113,6 +127,9 @@ std::string FormatCapabilities(const Capabilities& from) {
     object["twin_socket"]["supported"] = from.twin_socket->supported;
     if (from.twin_socket->fd_index) object["twin_socket"]["fd_index"] = *from.twin_socket->fd_index;
   }
+  if (from.farside) {
+    object["farside"] = {{"interrupt", from.farside->interrupt}, {"clock", from.farside->clock}};
+  }
   return Json{{"capabilities", object}}.dump();
 }
 
@@ -131,6 +148,10 @@ Capabilities Negotiate(const Capabilities& own, const Capabilities& theirs) {
     out.migration = own.migration;
     out.migration->max_bitmap_size =
         smaller(own.migration->max_bitmap_size, theirs.migration->max_bitmap_size);
+  }
+  if (own.farside && theirs.farside) {
+    out.farside = Capabilities::Farside{own.farside->interrupt && theirs.farside->interrupt,
+                                        own.farside->clock && theirs.farside->clock};
   }
   if (own.twin_socket && theirs.twin_socket && theirs.twin_socket->supported) {
     out.twin_socket = own.twin_socket;

@@ -22,6 +22,12 @@ struct Capabilities {
     std::optional<uint32_t> fd_index;  // In replies.
   };
 
+  // What only Farside's own ends speak (protocol/vfio_user_extensions.h).
+  struct Farside {
+    bool interrupt = false;
+    bool clock = false;
+  };
+
   std::optional<uint64_t> max_msg_fds;
   std::optional<uint64_t> max_data_xfer_size;
   std::optional<uint64_t> max_dma_maps;
@@ -29,6 +35,7 @@ struct Capabilities {
   std::optional<bool> write_multiple;
   std::optional<Migration> migration;
   std::optional<TwinSocket> twin_socket;
+  std::optional<Farside> farside;
 };
 
 // Reads `{"capabilities": {...}}`; an empty text means no capability at all. Unknown keys are

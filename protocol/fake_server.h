@@ -20,7 +20,7 @@ namespace farside::vfio_user {
 
 class FakeServer {
  public:
-  static constexpr uint32_t kRegionSize = 4096;
+  static constexpr uint32_t kRegionSize = 0x4000;
 
   // Sees every frame first, on the server's thread; true when it has dealt with it.
   using Hook = std::function<bool(FakeServer&, Frame&)>;

@@ -123,6 +123,9 @@ struct Encoder {
   ByteVector operator()(const MigDataWriteRequest& r) const {
     return Encode<MigData>(Command::kMigDataWrite, r, r.data);
   }
+  ByteVector operator()(const ClockAdvanceRequest& r) const {
+    return Encode<ClockAdvance>(static_cast<Command>(ExtensionCommand::kClockAdvance), r);
+  }
 };
 
 TEST(GoldenTest, CommandsDecodeAndEncodeToTheSameBytes) {

@@ -83,7 +83,7 @@ TEST_F(ClientTest, ReadsAndWritesRegions) {
 TEST_F(ClientTest, ReportsAnErrorReplyAndGoesOn) {
   FakeServer server;
   const auto client = AttachTo(server);
-  const auto read = client->Read<uint32_t>({.region = 0, .offset = 5000});
+  const auto read = client->Read<uint32_t>({.region = 0, .offset = FakeServer::kRegionSize});
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, EINVAL);
   EXPECT_THAT(read.error().message, HasSubstr("REGION_READ"));
@@ -97,7 +97,7 @@ TEST_F(ClientTest, AsksForInfo) {
   EXPECT_EQ(client->GetInfo().value().num_regions, 9u);
   const auto region = client->GetRegionInfo(3).value();
   EXPECT_EQ(region.info.index, 3u);
-  EXPECT_EQ(region.info.size, 4096u);
+  EXPECT_EQ(region.info.size, FakeServer::kRegionSize);
   EXPECT_TRUE(region.areas.empty());
   EXPECT_FALSE(region.fd);
   EXPECT_EQ(client->GetIrqInfo(IrqIndex::kMsix).value().count, 4u);

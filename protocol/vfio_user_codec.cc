@@ -103,7 +103,7 @@ Result<Request> DecodeSetIrqs(ConstBytes payload, size_t fds) {
   if (irqs.argsz < sizeof(SetIrqs)) {
     return WrongArgsz("DEVICE_SET_IRQS", irqs.argsz, sizeof(SetIrqs));
   }
-  const uint32_t data = irqs.flags & kIrqDataMask;
+  const uint32_t data = irqs.flags & (kIrqDataMask | kIrqDataInband);
   const uint32_t action = irqs.flags & kIrqActionsMask;
   if (!std::has_single_bit(data) || !std::has_single_bit(action) || irqs.flags != (data | action)) {
     return FailWith(EINVAL, "DEVICE_SET_IRQS has flags {:#x}: one data kind and one action are due",
@@ -123,6 +123,14 @@ Result<Request> DecodeSetIrqs(ConstBytes payload, size_t fds) {
     return FailWith(EINVAL, "DEVICE_SET_IRQS for {} interrupts comes with {} fds", irqs.count, fds);
   }
   return irqs;
+}
+
+Result<Request> DecodeClockAdvance(ConstBytes payload) {
+  ClockAdvanceRequest advance;
+  if (payload.size() != sizeof(ClockAdvance) || !ReadFixed<ClockAdvance>(payload, &advance)) {
+    return WrongSize("CLOCK_ADVANCE", payload.size(), sizeof(ClockAdvance));
+  }
+  return advance;
 }
 
 Result<Request> DecodeRegionRead(ConstBytes payload) {
@@ -294,6 +302,9 @@ Result<Request> DecodeRequest(const Frame& frame) {
   if (fds != 0 && !TakesFds(frame.command())) {
     return FailWith(EINVAL, "command {} comes with {} fds, none is lawful", frame.header.command,
                     fds);
+  }
+  if (frame.header.command == static_cast<uint16_t>(ExtensionCommand::kClockAdvance)) {
+    return DecodeClockAdvance(payload);
   }
   switch (frame.command()) {
     case Command::kVersion:

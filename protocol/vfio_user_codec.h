@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "protocol/vfio_user.h"
+#include "protocol/vfio_user_extensions.h"
 
 namespace farside::vfio_user {
 
@@ -65,12 +66,14 @@ struct MigDataWriteRequest : MigData {
   ConstBytes data;  // `size` bytes.
 };
 
+struct ClockAdvanceRequest : ClockAdvance {};
+
 using Request =
     std::variant<VersionRequest, DmaMapRequest, DmaUnmapRequest, DeviceGetInfoRequest,
                  DeviceGetRegionInfoRequest, DeviceGetRegionIoFdsRequest, DeviceGetIrqInfoRequest,
                  DeviceSetIrqsRequest, RegionReadRequest, RegionWriteRequest, DmaReadRequest,
                  DmaWriteRequest, DeviceResetRequest, RegionWriteMultiRequest, DeviceFeatureRequest,
-                 MigDataReadRequest, MigDataWriteRequest>;
+                 MigDataReadRequest, MigDataWriteRequest, ClockAdvanceRequest>;
 
 // Decodes a command. Error::code is the errno of the reply: ENOTSUP for an unknown or retired
 // command, EINVAL for everything malformed; the sentence says what was.

@@ -67,8 +67,8 @@ class PciConfig {
   bool intx_disabled() const { return (command() & pci::kCommandIntxDisable) != 0; }
 
   const BarSpec& bar(uint32_t index) const { return bars_[index]; }
-  // Where a BAR lies, if its decode is enabled. An address of 0 is none: a client that keeps the BAR
-  // registers to itself (cloud-hypervisor) leaves that here.
+  // Where a BAR lies, if its decode is enabled. An address of 0 is none: a client that keeps the
+  // BAR registers to itself (cloud-hypervisor) leaves that here.
   std::optional<uint64_t> bar_address(uint32_t index) const;
   // True when [iova, iova + size) touches an enabled memory BAR of this function; `*bar` and
   // `*offset` then say where the first byte inside lies.

@@ -40,7 +40,8 @@ PciConfig MakeConfig() {
   config.AddPowerManagement();
   config.AddPcieEndpoint();
   config.AddMsi(8);
-  config.AddMsix({.count = 33, .table_bar = 3, .table_offset = 0, .pba_bar = 3, .pba_offset = 0x800});
+  config.AddMsix(
+      {.count = 33, .table_bar = 3, .table_offset = 0, .pba_bar = 3, .pba_offset = 0x800});
   return config;
 }
 
@@ -84,10 +85,10 @@ TEST_F(PciConfigTest, TheHeaderSaysWhatTheFunctionIs) {
 }
 
 TEST_F(PciConfigTest, IdentityAndStructureAreReadOnly) {
-  for (const uint32_t at : {pci::kVendorId, pci::kDeviceId, pci::kRevision, pci::kClassCode,
-                            pci::kClassCode + 2, pci::kHeaderType, pci::kSubsystemVendorId,
-                            pci::kSubsystemId, pci::kCapabilities, pci::kInterruptPin, kPm, kMsi,
-                            kMsix, kMsix + pci::kMsixTable, kMsix + pci::kMsixPba}) {
+  for (const uint32_t at :
+       {pci::kVendorId, pci::kDeviceId, pci::kRevision, pci::kClassCode, pci::kClassCode + 2,
+        pci::kHeaderType, pci::kSubsystemVendorId, pci::kSubsystemId, pci::kCapabilities,
+        pci::kInterruptPin, kPm, kMsi, kMsix, kMsix + pci::kMsixTable, kMsix + pci::kMsixPba}) {
     EXPECT_EQ(WritableBits<uint8_t>(at), 0) << "offset " << at;
   }
   EXPECT_EQ(WritableBits<uint32_t>(pci::kRomAddress), 0u) << "no ROM";
@@ -358,7 +359,8 @@ TEST_F(PciConfigTest, ResetGivesEveryByteItsResetValue) {
   const PciConfig fresh = MakeConfig();
   const uint64_t seed = 77;
   Random random(seed);
-  for (int i = 0; i < 4000; ++i) Write(random.Below(pci::kConfigSize), static_cast<uint8_t>(random.Next()));
+  for (int i = 0; i < 4000; ++i)
+    Write(random.Below(pci::kConfigSize), static_cast<uint8_t>(random.Next()));
   config_.set_interrupt_status(true);
   config_.set_msi_pending(0, true);
   ASSERT_FALSE(std::ranges::equal(config_.bytes(), fresh.bytes()));

@@ -47,9 +47,9 @@ PciDevice::Piece PciDevice::PieceAt(uint32_t bar, uint64_t offset, size_t size) 
     uint32_t bar;
     uint64_t begin;
     uint64_t size;
-  } parts[] = {{Owner::kMsixTable, spec.table_bar, spec.table_offset, msix_.entries.size()},
-               {Owner::kMsixPba, spec.pba_bar, spec.pba_offset,
-                msix_.pending.size() * sizeof(uint64_t)}};
+  } parts[] = {
+      {Owner::kMsixTable, spec.table_bar, spec.table_offset, msix_.entries.size()},
+      {Owner::kMsixPba, spec.pba_bar, spec.pba_offset, msix_.pending.size() * sizeof(uint64_t)}};
   Piece piece{Owner::kModel, size};
   for (const auto& part : parts) {
     if (part.bar != bar || part.size == 0) continue;
@@ -250,7 +250,8 @@ Result<void> PciDevice::Load(StateReader& in) {
   in.GetBytes(std::as_writable_bytes(std::span(msix.pending)));
   const auto level = in.Get<uint8_t>();
   if (in.remaining() != 0 || level > 1) {
-    return Fail("the device state's section 'pci' is of a device with other interrupts, or damaged");
+    return Fail(
+        "the device state's section 'pci' is of a device with other interrupts, or damaged");
   }
 
   std::swap(config_, config);

@@ -95,7 +95,8 @@ class TestDevice final : public PciDevice {
     out.PutBytes(ConstBytes(bars.at(0)).first(64));
   }
   Result<void> LoadModel(StateReader& in) override {
-    if (const auto version = in.Section("test", 1); !version) return tl::unexpected(version.error());
+    if (const auto version = in.Section("test", 1); !version)
+      return tl::unexpected(version.error());
     std::vector<std::byte> loaded(64);
     in.GetBytes(loaded);
     if (in.remaining() != 0 || refuses_load) return Fail("the model refuses");
@@ -137,7 +138,9 @@ Task<void> Store(Task<DmaStatus> task, DmaStatus* out) { *out = co_await task; }
 // Speaks to the function as a driver does.
 class PciDeviceTest : public testing::Test {
  protected:
-  PciDeviceTest() { ON_CALL(irq_, owns_msix_table).WillByDefault([this] { return client_owns_; }); }
+  PciDeviceTest() {
+    ON_CALL(irq_, owns_msix_table).WillByDefault([this] { return client_owns_; });
+  }
 
   template <typename T>
   T Read(Region region, uint64_t offset) {
@@ -156,12 +159,13 @@ class PciDeviceTest : public testing::Test {
   uint16_t Status() { return Read<uint16_t>(Region::kConfig, pci::kStatus); }
 
   void EnableMsix(bool function_mask = false) {
-    WriteConfig(kMsix + pci::kMsixControl,
-                static_cast<uint16_t>(pci::kMsixEnable |
-                                      (function_mask ? pci::kMsixFunctionMask : 0)));
+    WriteConfig(
+        kMsix + pci::kMsixControl,
+        static_cast<uint16_t>(pci::kMsixEnable | (function_mask ? pci::kMsixFunctionMask : 0)));
   }
   void EnableMsi(uint32_t log2_vectors) {
-    WriteConfig(kMsi + pci::kMsiControl, static_cast<uint16_t>(pci::kMsiEnable | log2_vectors << 4));
+    WriteConfig(kMsi + pci::kMsiControl,
+                static_cast<uint16_t>(pci::kMsiEnable | log2_vectors << 4));
   }
   void SetVectorMask(uint32_t vector, bool masked) {
     Write(Region::kBar4, kTable + 16 * vector + 12, uint32_t{masked});
@@ -502,9 +506,8 @@ TEST_F(PciDeviceSelfDmaTest, AModelThatTakesSelfAccessesGetsThoseInsideItsBarAnd
   EXPECT_EQ(Run(device_.dma().Read(kBar + 0xff8, data)), DmaStatus::kFault) << "across the end";
   EXPECT_EQ(Run(device_.dma().Read(kBar - 8, data)), DmaStatus::kFault) << "across the start";
   EXPECT_EQ(Run(device_.dma().Write(kBar + 0xff8, data)), DmaStatus::kFault);
-  EXPECT_THAT(device_.self_accesses,
-              ElementsAre(std::tuple(0, 0x20, 16), std::tuple(0, 0x20, 16),
-                          std::tuple(0, 0xff0, 16)));
+  EXPECT_THAT(device_.self_accesses, ElementsAre(std::tuple(0, 0x20, 16), std::tuple(0, 0x20, 16),
+                                                 std::tuple(0, 0xff0, 16)));
 }
 
 // --- State.
@@ -600,8 +603,8 @@ TEST_F(PciDeviceStateTest, AStateWithAFlippedByteIsRefusedOrIsWhatTheDeviceThenH
       const bool loaded = LoadInto(target, flipped).has_value();
       const auto now = SaveOf(target);
       refused += !loaded;
-      // The interrupt status bit follows from the rest. A flip of a section's kind means nothing to a
-      // build that knows the section.
+      // The interrupt status bit follows from the rest. A flip of a section's kind means nothing to
+      // a build that knows the section.
       auto expected = state;
       flipped[kStatusAt] = expected[kStatusAt] = now[kStatusAt];
       ASSERT_TRUE(loaded ? now == flipped || now == expected : now == fresh)

@@ -100,8 +100,9 @@ TEST(RegisterBlockTest, EveryReadOfEverySizeGivesTheRegistersBytesAndZeroesBetwe
   const ByteModel model;
   for (size_t offset = 0; offset < kMapSize; ++offset) {
     for (size_t size = 1; size <= 16; ++size) {
-      const std::vector<uint8_t> expected(model.value.begin() + static_cast<ptrdiff_t>(offset),
-                                          model.value.begin() + static_cast<ptrdiff_t>(offset + size));
+      const std::vector<uint8_t> expected(
+          model.value.begin() + static_cast<ptrdiff_t>(offset),
+          model.value.begin() + static_cast<ptrdiff_t>(offset + size));
       ASSERT_EQ(ReadBytes(block, offset, size), expected) << size << " bytes at " << offset;
     }
   }
@@ -130,9 +131,8 @@ TEST(RegisterBlockTest, AWriteReportsEachRegisterItTouchesWithItsOldValueAndTheB
   std::vector<std::tuple<size_t, uint64_t, uint64_t>> seen;
   const std::array<std::byte, 12> data{};
   // From the last byte of STATUS to the second of MASK.
-  block.Write(0x07, ConstBytes(data).first(7), [&](size_t row, uint64_t old, uint64_t mask) {
-    seen.emplace_back(row, old, mask);
-  });
+  block.Write(0x07, ConstBytes(data).first(7),
+              [&](size_t row, uint64_t old, uint64_t mask) { seen.emplace_back(row, old, mask); });
   EXPECT_THAT(seen, ElementsAre(std::tuple(kStatus, 0x8000'0001, 0xff00'0000),
                                 std::tuple(kByte, 0x5a, 0xff), std::tuple(kControl, 0, 0xffff),
                                 std::tuple(kMask, 0, 0xffff)));

@@ -298,7 +298,6 @@ class CutOffTest : public ControllerTest {
     }
     driver().Ring(1);
     driver().Put(0, IdentifyCommand(Cns::kController, 0, data_));
-    driver().Put(0, DeleteCommand(AdminOpcode::kDeleteSq, 1));
     driver().Ring(0);
     Run();
     host().set_during_wait(nullptr);

@@ -253,18 +253,22 @@ TEST_P(StateTest, AStateCutAnywhereIsRefused) {
 TEST_P(StateTest, StatesThatContradictThemselvesAreRefused) {
   using Payload = std::vector<std::byte>;
   MakeBusy();
-  const auto state = machine().Save(controller());
+  auto state = machine().Save(controller());
   const auto error = [&](std::string_view section, const std::function<void(Payload&)>& change) {
     Machine target(GetParam());
     const auto before = target.Save(*target.controller);
     const auto loaded = target.Load(*target.controller, WithSection(state, section, change));
+    if (loaded) return std::string();
     EXPECT_EQ(target.Save(*target.controller), before);
-    return loaded ? std::string() : loaded.error().message;
+    return loaded.error().message;
   };
   const auto poke = [](Payload& payload, size_t at, auto value) {
     StoreLe(Bytes(payload).subspan(at), value);
   };
   constexpr size_t kRow = 5;  // Of nvme.registers: phase and count come first.
+  constexpr size_t kCqSize = 2 + 8 + 4 + 4 + 4 + 1 + 1 + 2;
+  constexpr size_t kCq1 = 4 + kCqSize;
+  constexpr size_t kSq0 = 4 + 3 * kCqSize + 4;
   constexpr size_t kCommandSize = 1 + 2 + 8 + 64 + 16 + 4;
   const char* const sections[] = {"nvme.registers", "nvme.queues", "nvme.commands", "nvme.features",
                                   "nvme.health"};
@@ -287,6 +291,8 @@ TEST_P(StateTest, StatesThatContradictThemselvesAreRefused) {
               HasSubstr("contradict"));
   EXPECT_THAT(error("nvme.queues", [&](Payload& p) { poke(p, 4 + 2 + 8, uint32_t{1}); }),
               HasSubstr("completion queue 0"));
+  EXPECT_THAT(error("nvme.queues", [&](Payload& p) { poke(p, kSq0 + 26, uint64_t{1} << 40); }),
+              HasSubstr("submission queue 0"));
   EXPECT_THAT(error("nvme.commands", [&](Payload& p) { poke(p, 4, uint8_t{7}); }),
               HasSubstr("entry that is not its own"));
   EXPECT_THAT(error("nvme.commands", [&](Payload& p) { poke(p, 4 + 1, uint16_t{2}); }),
@@ -306,6 +312,19 @@ TEST_P(StateTest, StatesThatContradictThemselvesAreRefused) {
               HasSubstr("is one too many"));
   EXPECT_THAT(error("nvme.commands", [&](Payload& p) { repeat(p, 8, 1); }),
               HasSubstr("has no completion queue entry"));
+  // Two entries on their way where the completion queue has one: of queue 1 five were read.
+  state = WithSection(state, "nvme.queues", [&](Payload& p) { poke(p, kCq1 + 18, uint32_t{6}); });
+  const auto post = [&](Payload& p) {
+    poke(p, 4, uint8_t{2});
+    poke(p, 4 + kCommandSize - 4, uint32_t{5});
+  };
+  EXPECT_EQ(error("nvme.commands", post), "");
+  EXPECT_THAT(error("nvme.commands",
+                    [&](Payload& p) {
+                      post(p);
+                      repeat(p, 1, 1);
+                    }),
+              HasSubstr("entry that is not its own"));
 }
 
 TEST_P(StateTest, RandomlyDamagedStatesNeverCrash) {

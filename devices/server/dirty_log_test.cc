@@ -93,7 +93,8 @@ TEST(DirtyLogTest, RangesThatAreNotWhollyLoggedHaveNoReport) {
   EXPECT_EQ(ReportError(log, 4 * kPage, 0), EINVAL);
   EXPECT_EQ(ReportError(log, 4 * kPage, kEnd), EINVAL);
   EXPECT_EQ(ReportError(log, kEnd, kEnd), EINVAL);
-  for (const uint64_t page_size : {uint64_t{0}, uint64_t{1}, uint64_t{4095}, uint64_t{4097}, kEnd}) {
+  for (const uint64_t page_size :
+       {uint64_t{0}, uint64_t{1}, uint64_t{4095}, uint64_t{4097}, kEnd}) {
     EXPECT_EQ(ReportError(log, 4 * kPage, kPage, page_size), EINVAL) << page_size;
   }
 }
@@ -162,8 +163,8 @@ TEST(DirtyLogTest, PagesMayBeHalfOfTheAddressSpace) {
 TEST(DirtyLogTest, BitmapSizeIsThatOfTheReport) {
   DirtyLog log;
   ASSERT_EQ(Start(log, kPage, {{0, 1000 * kPage}}), 0);
-  for (const uint64_t size : {uint64_t{1}, kPage, kPage + 1, 64 * kPage, 64 * kPage + 1,
-                              128 * kPage, 1000 * kPage}) {
+  for (const uint64_t size :
+       {uint64_t{1}, kPage, kPage + 1, 64 * kPage, 64 * kPage + 1, 128 * kPage, 1000 * kPage}) {
     EXPECT_EQ(DirtyLog::BitmapSize(size, kPage), 8 * log.Report(0, size, kPage).value().size())
         << size;
   }

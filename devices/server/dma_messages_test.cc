@@ -30,8 +30,8 @@ class DmaMessagesTest : public testing::Test {
     bench_.Settle();
     client_ = bench_.Connect();
     ASSERT_NE(client_, nullptr);
-    const std::string json = R"({"capabilities":{"max_data_xfer_size":)" +
-                             std::to_string(max_transfer) + "}}";
+    const std::string json =
+        R"({"capabilities":{"max_data_xfer_size":)" + std::to_string(max_transfer) + "}}";
     ASSERT_EQ(client_->Version(json).error(), 0);
     client_->Write(Region::kConfig, pci::kCommand, static_cast<uint8_t>(pci::kCommandBusMaster));
     ASSERT_EQ(client_->Map(kWindow, kWindowSize), 0);
@@ -277,10 +277,10 @@ TEST_F(DmaMessagesTest, AfterUnmapNoMoreTransfersOfACancelledAccessAreSent) {
   const Received command = ExpectRead(kWindow, 64);
   // In one batch: the answer to the first transfer, then the UNMAP.
   const vfio_user::DmaUnmap unmap{.argsz = 24, .iova = kWindow, .size = kWindowSize};
-  client_->SendBytes(
-      Pack(vfio_user::ReplyHeader(command.header, 80),
-           Pack(command.Get<vfio_user::DmaAccess>(), Counting(64)),
-           vfio_user::CommandHeader(1000, Command::kDmaUnmap, sizeof unmap), Pack(unmap)));
+  client_->SendBytes(Pack(vfio_user::ReplyHeader(command.header, 80),
+                          Pack(command.Get<vfio_user::DmaAccess>(), Counting(64)),
+                          vfio_user::CommandHeader(1000, Command::kDmaUnmap, sizeof unmap),
+                          Pack(unmap)));
   bench_.Settle();
   size_t after_reply = 0;
   bool replied = false;

@@ -1,9 +1,9 @@
 #include "devices/server/dma_table.h"
 
 #include <fcntl.h>
-#include <linux/memfd.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/memfd.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -135,14 +135,14 @@ TEST_F(DmaTableTest, AWindowThatBeginsInTheMiddleOfAPageIsMappedAsItLies) {
 
 TEST_F(DmaTableTest, OverlapsAreRefusedAndNeighboursAreNot) {
   ASSERT_EQ(Add(kBase, 4 * kPage), 0);
-  for (const auto& [iova, size] : std::vector<std::pair<uint64_t, uint64_t>>{
-           {kBase, 4 * kPage},
-           {kBase, 1},
-           {kBase + 4 * kPage - 1, 1},
-           {kBase + kPage, kPage},
-           {kBase - 1, 2},
-           {kBase - kPage, 6 * kPage},
-           {0, ~uint64_t{0}}}) {
+  for (const auto& [iova, size] :
+       std::vector<std::pair<uint64_t, uint64_t>>{{kBase, 4 * kPage},
+                                                  {kBase, 1},
+                                                  {kBase + 4 * kPage - 1, 1},
+                                                  {kBase + kPage, kPage},
+                                                  {kBase - 1, 2},
+                                                  {kBase - kPage, 6 * kPage},
+                                                  {0, ~uint64_t{0}}}) {
     EXPECT_EQ(Add(iova, size), EEXIST) << iova << "+" << size;
   }
   EXPECT_EQ(Add(kBase - kPage, kPage), 0);
@@ -189,8 +189,8 @@ TEST_F(DmaTableTest, WhatCannotBeMappedIsRefusedWithMmapsErrno) {
   const auto sockets = MakeSocketPair().value();
   const UniqueFd directory(open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   const Eventfds eventfd(1);
-  for (const int fd : {pipe_read.get(), pipe_write.get(), sockets.first.get(), directory.get(),
-                       eventfd.fd()}) {
+  for (const int fd :
+       {pipe_read.get(), pipe_write.get(), sockets.first.get(), directory.get(), eventfd.fd()}) {
     EXPECT_NE(Add(kBase, kPage, fd), 0);
   }
   EXPECT_EQ(table_.window_count(), 0u);

@@ -51,8 +51,23 @@ Result<void> IrqTable::Arm(IrqIndex index, uint32_t start, std::vector<UniqueFd>
   return {};
 }
 
+void IrqTable::ArmInband(IrqIndex index, uint32_t start, uint32_t count,
+                         InbandInterrupts& channel) {
+  for (uint32_t i = start; i < start + count; ++i) {
+    Entry& entry = entries(index)[i];
+    entry.eventfd.reset();
+    entry.inband = &channel;
+    if (std::exchange(entry.pending, false)) Send(index, i);
+  }
+  if (index == IrqIndex::kIntx && count != 0 && intx_asserted_) Send(index, 0);
+}
+
 void IrqTable::Disarm(IrqIndex index, uint32_t start, uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) entries(index)[start + i].eventfd.reset();
+  for (uint32_t i = 0; i < count; ++i) {
+    Entry& entry = entries(index)[start + i];
+    entry.eventfd.reset();
+    entry.inband = nullptr;
+  }
   if (index == IrqIndex::kIntx && count != 0) unmask_watcher_.reset();
 }
 
@@ -65,15 +80,20 @@ void IrqTable::DisarmAll() {
 }
 
 void IrqTable::Trigger(IrqIndex index, uint32_t vector) {
+  if (entries(index)[vector].armed()) Send(index, vector);
+}
+
+void IrqTable::Send(IrqIndex index, uint32_t vector) {
   const Entry& entry = entries(index)[vector];
-  if (entry.eventfd) SignalEventfd(entry.eventfd.get());
+  if (entry.inband != nullptr) return entry.inband->SendInterrupt(index, vector);
+  SignalEventfd(entry.eventfd.get());
 }
 
 void IrqTable::Signal(IrqIndex index, uint32_t vector) {
   CHECK(vector < count(index));
   Entry& entry = entries(index)[vector];
-  if (entry.eventfd) {
-    SignalEventfd(entry.eventfd.get());
+  if (entry.armed()) {
+    Send(index, vector);
   } else {
     entry.pending = true;
   }
@@ -97,8 +117,11 @@ void IrqTable::UnmaskIntx() {
 }
 
 void IrqTable::SetIntx(bool asserted) {
+  const bool rises = asserted && !intx_asserted_;
   intx_asserted_ = asserted;
-  FireIntx();
+  const auto& intx = entries(IrqIndex::kIntx);
+  if (intx.empty() || intx.front().inband == nullptr) return FireIntx();
+  if (rises) Send(IrqIndex::kIntx, 0);
 }
 
 void IrqTable::FireIntx() {

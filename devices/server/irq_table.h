@@ -20,6 +20,13 @@ namespace farside {
 using vfio_user::IrqIndex;
 using vfio_user::kIrqIndexCount;
 
+// Carries interrupts in-band, between replies and DMA.
+class InbandInterrupts {
+ public:
+  virtual ~InbandInterrupts() = default;
+  virtual void SendInterrupt(IrqIndex index, uint32_t vector) = 0;
+};
+
 // A device's interrupts, each by an eventfd of the client's. The client owns the MSI-X table: a
 // vector whose eventfd is there is signalled, one without is remembered as pending and signalled
 // when it is armed.
@@ -32,10 +39,13 @@ class IrqTable final : public IrqSink {
   void SetCounts(const DeviceInfo& info);
   uint32_t count(IrqIndex index) const { return static_cast<uint32_t>(entries(index).size()); }
 
-  // Gives vectors from `start` on the eventfds `fds`; the fds are taken, and made non-blocking, which
-  // the client's descriptors of the same eventfd are then, too. EINVAL, and nothing changes, if one
-  // is no eventfd.
+  // Gives vectors from `start` on the eventfds `fds`; the fds are taken, and made non-blocking,
+  // which the client's descriptors of the same eventfd are then, too. EINVAL, and nothing changes,
+  // if one is no eventfd.
   Result<void> Arm(IrqIndex index, uint32_t start, std::vector<UniqueFd> fds);
+  // The same in-band: by `channel` until they are disarmed. INTx is sent each time it is asserted,
+  // and never masked.
+  void ArmInband(IrqIndex index, uint32_t start, uint32_t count, InbandInterrupts& channel);
   // Takes their eventfds away. Ranges are the caller's to check, here and below.
   void Disarm(IrqIndex index, uint32_t start, uint32_t count);
   void DisarmAll();
@@ -45,8 +55,8 @@ class IrqTable final : public IrqSink {
   // INTx is masked by the server when it signals, as vfio's is (AUTOMASKED), and by the client.
   void MaskIntx();
   void UnmaskIntx();
-  // INTx is also unmasked whenever `fd`, an eventfd, is signalled (KVM's resampling); without one no
-  // more.
+  // INTx is also unmasked whenever `fd`, an eventfd, is signalled (KVM's resampling); without one
+  // no more.
   Result<void> SetIntxUnmaskFd(UniqueFd fd);
 
   void SetIntx(bool asserted) override;
@@ -59,7 +69,10 @@ class IrqTable final : public IrqSink {
  private:
   struct Entry {
     UniqueFd eventfd;
+    InbandInterrupts* inband = nullptr;
     bool pending = false;
+
+    bool armed() const { return eventfd || inband != nullptr; }
   };
 
   // Unmasks INTx when the client's resampling eventfd says so.
@@ -80,6 +93,8 @@ class IrqTable final : public IrqSink {
     return entries_[static_cast<size_t>(index)];
   }
   void Signal(IrqIndex index, uint32_t vector);
+  // To an armed vector.
+  void Send(IrqIndex index, uint32_t vector);
   void FireIntx();
 
   EpollLoop& loop_;

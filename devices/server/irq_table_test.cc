@@ -33,9 +33,7 @@ constexpr uint32_t kUnmask = kIrqDataNone | kIrqActionUnmask;
 
 class IrqTableTest : public testing::Test {
  protected:
-  void EnableMsix() {
-    client_->Write(Region::kConfig, FakeDevice::kMsixControl, pci::kMsixEnable);
-  }
+  void EnableMsix() { client_->Write(Region::kConfig, FakeDevice::kMsixControl, pci::kMsixEnable); }
   void EnableMsi(uint32_t log2_vectors) {
     client_->Write(Region::kConfig, FakeDevice::kMsiControl,
                    static_cast<uint16_t>(pci::kMsiEnable | log2_vectors << 4));
@@ -305,9 +303,9 @@ TEST_F(IrqTableTest, FlagsOfNoOrOfSeveralMeaningsAreRefused) {
 TEST_F(IrqTableTest, OnlyIntxCanBeMasked) {
   EXPECT_EQ(client_->SetIrqs(kMask, IrqIndex::kMsix, 0, 1), EINVAL);
   EXPECT_EQ(client_->SetIrqs(kUnmask, IrqIndex::kMsi, 0, 1), EINVAL);
-  EXPECT_EQ(client_->SetIrqs(kIrqDataEventfd | kIrqActionMask, IrqIndex::kIntx, 0, 1,
-                             events_.fds(0, 1)),
-            EINVAL);
+  EXPECT_EQ(
+      client_->SetIrqs(kIrqDataEventfd | kIrqActionMask, IrqIndex::kIntx, 0, 1, events_.fds(0, 1)),
+      EINVAL);
   EXPECT_EQ(client_->SetIrqs(kMask, IrqIndex::kIntx, 0, 0), 0) << "of none";
 }
 

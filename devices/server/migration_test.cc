@@ -31,8 +31,7 @@ class MigrationTest : public testing::Test {
  protected:
   static ByteVector FeaturePayload(Feature feature, uint32_t operation, const ByteVector& data,
                                    uint32_t argsz = kPlenty) {
-    return Pack(DeviceFeature{.argsz = argsz,
-                              .flags = static_cast<uint32_t>(feature) | operation},
+    return Pack(DeviceFeature{.argsz = argsz, .flags = static_cast<uint32_t>(feature) | operation},
                 data);
   }
   Received CallFeature(Feature feature, uint32_t operation, const ByteVector& data,
@@ -78,8 +77,7 @@ class MigrationTest : public testing::Test {
   }
   int WriteStream(const ByteVector& stream, size_t chunk = 64 << 10) {
     for (size_t at = 0; at < stream.size(); at += chunk) {
-      const ConstBytes part =
-          ConstBytes(stream).subspan(at, std::min(chunk, stream.size() - at));
+      const ConstBytes part = ConstBytes(stream).subspan(at, std::min(chunk, stream.size() - at));
       const MigData head{.argsz = static_cast<uint32_t>(sizeof head + part.size()),
                          .size = static_cast<uint32_t>(part.size())};
       const int error = client_->ErrorOf(Command::kMigDataWrite,
@@ -320,7 +318,8 @@ TEST_F(MigrationTest, ProbeTellsWhatAFeatureCanDo) {
   const struct {
     uint32_t feature;
     uint32_t possible;
-  } features[] = {{1, kFeatureGet}, {2, kBoth}, {6, kFeatureSet}, {7, kFeatureSet}, {8, kFeatureGet}};
+  } features[] = {
+      {1, kFeatureGet}, {2, kBoth}, {6, kFeatureSet}, {7, kFeatureSet}, {8, kFeatureGet}};
   for (const auto& [feature, possible] : features) {
     EXPECT_EQ(probe(feature, 0), 0) << feature;
     for (const uint32_t asked : {kFeatureGet, kFeatureSet, kBoth}) {
@@ -408,7 +407,8 @@ TEST_F(DirtyLogFeatureTest, UnmappingKeepsTheLogAndDisconnectEndsIt) {
   ASSERT_EQ(Start(kPage, {{0, 64 * kPage}}), 0);
   device().StartWrite(kPage, Counting(1));
   bench_.Settle();
-  const vfio_user::DmaUnmap all{.argsz = 24, .flags = vfio_user::kDmaUnmapAll, .iova = 0, .size = 0};
+  const vfio_user::DmaUnmap all{
+      .argsz = 24, .flags = vfio_user::kDmaUnmapAll, .iova = 0, .size = 0};
   ASSERT_EQ(client_->ErrorOf(Command::kDmaUnmap, Pack(all)), 0);
   EXPECT_EQ(Bits(Report(0, 64 * kPage, kPage)), 2u);
   client_->Close();

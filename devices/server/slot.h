@@ -1,7 +1,9 @@
 // Slot: a device together with the memory and the interrupts that a remote client gives it.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/epoll_loop.h"
@@ -12,6 +14,24 @@
 
 namespace farside {
 
+// A device's clock: the machine's, or one that its client moves.
+class SlotClock final : public Clock {
+ public:
+  explicit SlotClock(const Clock& real) : real_(real) {}
+
+  uint64_t now_ns() const override { return virtual_ns_ ? *virtual_ns_ : real_.now_ns(); }
+  // From now on the clock stands, at 0 until it is moved.
+  void MakeVirtual() { virtual_ns_ = 0; }
+  // The machine's clock again.
+  void MakeReal() { virtual_ns_.reset(); }
+  // Never back. Only a virtual clock.
+  void AdvanceTo(uint64_t time_ns) { virtual_ns_ = std::max(*virtual_ns_, time_ns); }
+
+ private:
+  const Clock& real_;
+  std::optional<uint64_t> virtual_ns_;
+};
+
 // Made first, then the device from `env()`, then Plug. Outlives the servers that offer it; before
 // it is destroyed the device is shut down and drained.
 class Slot {
@@ -21,9 +41,7 @@ class Slot {
   }
 
   // What the device may use.
-  DeviceEnv env() {
-    return {.id = id_, .loop = loop_, .clock = loop_.clock(), .dma = dma_, .irq = irqs_};
-  }
+  DeviceEnv env() { return {.id = id_, .loop = loop_, .clock = clock_, .dma = dma_, .irq = irqs_}; }
   void Plug(std::unique_ptr<Device> device) {
     device_ = std::move(device);
     irqs_.SetCounts(device_->info());
@@ -35,10 +53,12 @@ class Slot {
   DmaTable& dma() { return dma_; }
   DmaMessages& messages() { return messages_; }
   IrqTable& irqs() { return irqs_; }
+  SlotClock& clock() { return clock_; }
 
  private:
   EpollLoop& loop_;
   std::string id_;
+  SlotClock clock_{loop_.clock()};
   DmaTable dma_{loop_};
   DmaMessages messages_{loop_};
   IrqTable irqs_{loop_};

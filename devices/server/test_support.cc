@@ -8,6 +8,19 @@
 
 #include "base/check.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define FARSIDE_TEST_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FARSIDE_TEST_ASAN
+#endif
+#endif
+#ifdef FARSIDE_TEST_ASAN
+extern "C" size_t __sanitizer_get_current_allocated_bytes();  // g++ ships no header for it.
+#else
+#include <malloc.h>
+#endif
+
 namespace farside {
 
 using vfio_user::Command;
@@ -310,10 +323,17 @@ std::unique_ptr<RawClient> Bench::ConnectReady() {
 }
 
 void Bench::Settle() {
-  // A socket's message is at the other end when send returns: looking often enough is enough.
-  for (int i = 0; i < 8; ++i) {
+  // A socket's message is at the other end when send returns, so nothing is to be waited for: three
+  // rounds without anything done mean that there is nothing to do.
+  const auto work = [&] {
+    const VfioUserServer::Counters& counters = server_->counters();
+    return counters.commands + counters.stray_replies + loop_->resumptions();
+  };
+  uint64_t done = work();
+  for (int idle = 0; idle < 3; ++idle) {
     if (link_ == Link::kMemory) server_->Pump();
     loop_->RunOnce(0);
+    if (std::exchange(done, work()) != done) idle = 0;
   }
 }
 
@@ -321,6 +341,12 @@ void Bench::Advance(uint64_t ns) {
   clock_.AdvanceTo(clock_.now_ns() + ns);
   Settle();
 }
+
+#ifdef FARSIDE_TEST_ASAN
+size_t AllocatedBytes() { return __sanitizer_get_current_allocated_bytes(); }
+#else
+size_t AllocatedBytes() { return mallinfo2().uordblks; }
+#endif
 
 Eventfds::Eventfds(size_t count) {
   for (size_t i = 0; i < count; ++i) {

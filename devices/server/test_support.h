@@ -154,8 +154,7 @@ class RawClient {
   Received Call(vfio_user::Command command, const ByteVector& payload,
                 std::span<const int> fds = {});
   // The errno of the reply, 0 for success.
-  int ErrorOf(vfio_user::Command command, const ByteVector& payload,
-              std::span<const int> fds = {});
+  int ErrorOf(vfio_user::Command command, const ByteVector& payload, std::span<const int> fds = {});
   // True when the server has ended the connection.
   bool Closed();
   void Close() { transport_.reset(); }
@@ -249,6 +248,9 @@ class SharedMemory {
   UniqueFd fd_;
   Mapping mapping_;
 };
+
+// Heap memory of this process that is in use.
+size_t AllocatedBytes();
 
 // Any number of eventfds.
 class Eventfds {

@@ -29,7 +29,8 @@ Capabilities OwnCapabilities() {
           .write_multiple = true,
           .migration =
               Capabilities::Migration{.pgsize = 4096, .max_bitmap_size = DirtyLog::kMaxPages / 8},
-          .twin_socket = {}};
+          .twin_socket = {},
+          .farside = Capabilities::Farside{.interrupt = true, .clock = true}};
 }
 
 }  // namespace
@@ -57,6 +58,8 @@ Result<void> VfioUserServer::Negotiate(Frame& frame, const VersionRequest& reque
   connection_->max_reply_fds = std::min<size_t>(kMaxMessageFds, theirs->max_msg_fds.value_or(1));
   connection_->max_windows = agreed.max_dma_maps.value_or(kDefaultMaxDmaMaps);
   connection_->negotiated = true;
+  connection_->extensions = agreed.farside.value_or(Capabilities::Farside{});
+  if (connection_->extensions.clock) slot_.clock().MakeVirtual();
   slot_.messages().Attach(*this, connection_->max_transfer);
 
   const Version version{.major = kMajorVersion,
@@ -187,6 +190,15 @@ Result<void> VfioUserServer::SetIrqs(Frame& frame, const DeviceSetIrqsRequest& r
                     request.start, request.count, request.index);
   }
   const uint32_t data = request.flags & kIrqDataMask;
+  if ((request.flags & kIrqDataInband) != 0) {
+    if (!connection_->extensions.interrupt || (request.flags & kIrqActionTrigger) == 0) {
+      return FailWith(EINVAL,
+                      "DEVICE_SET_IRQS asks for in-band interrupts, which were not "
+                      "negotiated, or to mask them");
+    }
+    irqs.ArmInband(index, request.start, request.count, *this);
+    return {};
+  }
   const auto selected = [&](uint32_t i) {
     return data != kIrqDataBool || request.bools[i] != std::byte{0};
   };
@@ -293,6 +305,16 @@ Task<void> VfioUserServer::FinishReset(Header request, uint64_t epoch) {
   busy_ = false;
   if (epoch == epoch_ && connected()) ReplyEmpty(Frame{.header = request});
   Unstall(epoch);
+}
+
+void VfioUserServer::On(Frame& frame, const ClockAdvanceRequest& request) {
+  if (!connection_->extensions.clock) {
+    return ReplyError(frame, {"CLOCK_ADVANCE was not negotiated", ENOTSUP});
+  }
+  slot_.clock().AdvanceTo(request.time_ns);
+  const auto deadline = slot_.device().NextDeadline();
+  if (deadline && *deadline <= request.time_ns) slot_.device().OnDeadline();
+  ReplyEmpty(frame);
 }
 
 }  // namespace farside

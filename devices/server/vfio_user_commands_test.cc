@@ -1,4 +1,5 @@
-// Each command of the protocol: what it answers, and what it answers to a client that gets it wrong.
+// Each command of the protocol: what it answers, and what it answers to a client that gets it
+// wrong.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -98,8 +99,8 @@ TEST_F(VersionTest, BadJsonIsRefusedAndTheChannelEnds) {
 }
 
 TEST_F(VersionTest, TextsWithoutOrBehindTheirTerminatorAreRefused) {
-  for (const std::string_view text :
-       {std::string_view("{}", 2), std::string_view("{}\0{}\0", 6), std::string_view("{}\0\0", 4)}) {
+  for (const std::string_view text : {std::string_view("{}", 2), std::string_view("{}\0{}\0", 6),
+                                      std::string_view("{}\0\0", 4)}) {
     const auto id = client_->Send(Command::kVersion, Pack(vfio_user::Version{}, text));
     EXPECT_EQ(client_->Await(id).error(), EINVAL);
   }
@@ -205,8 +206,8 @@ TEST_F(CommandsTest, PayloadsOfTheWrongSizeAreRefused) {
   // Those with a fixed size, or at least one.
   ExpectSizesRefused(Command::kDmaMap, Pack(vfio_user::DmaMap{.argsz = 32, .size = kPage}), {32});
   ExpectSizesRefused(Command::kRegionRead, RawClient::ReadPayload(Region::kBar0, 0, 4), {16});
-  ExpectSizesRefused(Command::kRegionWrite,
-                     RawClient::WritePayload(Region::kBar0, 0, uint32_t{0}), {20});
+  ExpectSizesRefused(Command::kRegionWrite, RawClient::WritePayload(Region::kBar0, 0, uint32_t{0}),
+                     {20});
   ExpectSizesRefused(Command::kDeviceSetIrqs,
                      Pack(vfio_user::SetIrqs{.argsz = 20, .flags = 0x21, .index = 2}), {20});
   ExpectSizesRefused(Command::kMigDataWrite, Pack(vfio_user::MigData{.argsz = 8, .size = 16}), {});
@@ -322,12 +323,11 @@ TEST_F(CommandsTest, DmaUnmapOfAllTakesAll) {
 TEST_F(CommandsTest, RegionReadAndWriteMoveBytes) {
   const Received written = client_->Call(
       Command::kRegionWrite, RawClient::WritePayload(Region::kBar0, 0x10, Counting(5, 1)));
-  EXPECT_EQ(written.payload,
-            Pack(RegionAccess{.offset = 0x10, .region = 0, .count = 5}));
+  EXPECT_EQ(written.payload, Pack(RegionAccess{.offset = 0x10, .region = 0, .count = 5}));
   const Received read =
       client_->Call(Command::kRegionRead, RawClient::ReadPayload(Region::kBar0, 0x0f, 7));
-  EXPECT_EQ(read.payload, Pack(RegionAccess{.offset = 0x0f, .region = 0, .count = 7},
-                               ByteVector(1), Counting(5, 1), ByteVector(1)));
+  EXPECT_EQ(read.payload, Pack(RegionAccess{.offset = 0x0f, .region = 0, .count = 7}, ByteVector(1),
+                               Counting(5, 1), ByteVector(1)));
 }
 
 TEST_F(CommandsTest, GuestAccessesOutsideOfARegionReadOnesAreDroppedAndAreCounted) {
@@ -445,9 +445,9 @@ TEST_F(NoReplyTest, NoCommandIsAnsweredWhetherItSucceedsOrFails) {
   const Eventfds event(1);
   const vfio_user::FeatureMigrationState stop_copy{.state = 3};
   const auto feature = [](vfio_user::Feature which, uint32_t operation, const ByteVector& data) {
-    return Pack(vfio_user::DeviceFeature{.argsz = 4096,
-                                         .flags = static_cast<uint32_t>(which) | operation},
-                data);
+    return Pack(
+        vfio_user::DeviceFeature{.argsz = 4096, .flags = static_cast<uint32_t>(which) | operation},
+        data);
   };
   ExpectSilence(Command::kDmaMap,
                 Pack(vfio_user::DmaMap{.argsz = 32, .flags = 3, .iova = 0, .size = kPage}));

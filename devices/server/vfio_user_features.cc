@@ -53,8 +53,8 @@ void VfioUserServer::On(Frame& frame, const DeviceFeatureRequest& request) {
   asked == kFeatureGet ? GetFeature(frame, request) : SetFeature(frame, request);
 }
 
-// The reply to a GET: `data` and, behind it, `rest`; or, where the client left less room, how much it
-// takes.
+// The reply to a GET: `data` and, behind it, `rest`; or, where the client left less room, how much
+// it takes.
 template <typename T>
 void VfioUserServer::ReplyFeature(const Frame& frame, const DeviceFeatureRequest& request,
                                   const T& data, ConstBytes rest) {
@@ -73,9 +73,8 @@ void VfioUserServer::GetFeature(Frame& frame, const DeviceFeatureRequest& reques
     return ReplyFeature(frame, request, FeatureMigration{kMigrationStopCopy});
   }
   if (request.feature() == Feature::kMigrationState) {
-    return ReplyFeature(
-        frame, request,
-        FeatureMigrationState{.state = static_cast<uint32_t>(migration_.state())});
+    return ReplyFeature(frame, request,
+                        FeatureMigrationState{.state = static_cast<uint32_t>(migration_.state())});
   }
   GetDirtyReport(frame, request);
 }
@@ -85,15 +84,16 @@ void VfioUserServer::GetDirtyReport(Frame& frame, const DeviceFeatureRequest& re
   if (!ReadData(request.data, &range)) {
     return ReplyError(frame, {"DMA_LOGGING_REPORT without its range", EINVAL});
   }
-  // The bitmap must fit into a message, and what the client left room for, before it is taken out of
-  // the log.
+  // The bitmap must fit into a message, and what the client left room for, before it is taken out
+  // of the log.
   const uint64_t size = DirtyLog::BitmapSize(range.length, range.page_size);
   if (size > connection_->max_transfer) {
     return ReplyError(frame, {"DMA_LOGGING_REPORT of more pages than a message holds", E2BIG});
   }
   const size_t full = sizeof(DeviceFeature) + sizeof range + size;
   if (request.argsz < full) {
-    return Reply(frame, DeviceFeature{.argsz = static_cast<uint32_t>(full), .flags = request.flags});
+    return Reply(frame,
+                 DeviceFeature{.argsz = static_cast<uint32_t>(full), .flags = request.flags});
   }
   if (frame.no_reply()) return;
   const auto bitmap = slot_.dma().dirty_log().Report(range.iova, range.length, range.page_size);

@@ -64,6 +64,7 @@ void VfioUserServer::Disconnect() {
   doorbells_.Clear();
   slot_.dma().Clear();
   slot_.irqs().DisarmAll();
+  slot_.clock().MakeReal();
   slot_.device().OnDmaChanged();
   if (on_disconnect_) on_disconnect_();
 }
@@ -148,8 +149,7 @@ bool VfioUserServer::HeldFull() const {
 }
 
 bool VfioUserServer::InputBlocked() const {
-  return (connection_->stalled && HeldFull()) ||
-         connection_->writer.pending() >= kMaxPendingOutput;
+  return (connection_->stalled && HeldFull()) || connection_->writer.pending() >= kMaxPendingOutput;
 }
 
 void VfioUserServer::Handle(Frame& frame) {
@@ -173,12 +173,27 @@ void VfioUserServer::OnAppended() {
   }
 }
 
+void VfioUserServer::SendInterrupt(IrqIndex index, uint32_t vector) {
+  const vfio_user::Interrupt interrupt{.index = static_cast<uint32_t>(index), .vector = vector};
+  const auto header = vfio_user::CommandHeader(
+      0, static_cast<vfio_user::Command>(vfio_user::ExtensionCommand::kInterrupt), sizeof interrupt,
+      vfio_user::kFlagNoReply);
+  Copy(writer().Append(header), AsBytes(interrupt));
+  OnAppended();
+}
+
 void VfioUserServer::Flush() {
-  const auto flushed = connection_->writer.Flush(*connection_->transport);
-  // A client that is gone shows in the next receive as well; it is closed there, at the top level.
-  if (!flushed && !std::exchange(connection_->broken, true)) {
+  Connection& connection = *connection_;
+  const auto flushed =
+      connection.deaf ? Result<bool>(true) : connection.writer.Flush(*connection.transport);
+  if (!flushed && (flushed.error().code == EPIPE || flushed.error().code == ECONNRESET)) {
+    // The client is gone, and its last words may still lie in the channel. Their end comes with the
+    // last receive.
+    connection.deaf = true;
+  } else if (!flushed && !std::exchange(connection.broken, true)) {
     LogWarning(slot_.id(), "the client's channel is closed: {}", flushed.error().message);
   }
+  if (connection.deaf) connection.writer = {};
 }
 
 void VfioUserServer::UpdateWatch() {

@@ -23,7 +23,9 @@ namespace farside {
 // Serves one client at a time, and the next when it is gone; the device keeps its state between
 // them. Commands are carried out in their order. A command that has to wait for the device (RESET,
 // UNMAP, a migration state) holds back the commands behind it, never the replies to DMA.
-class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
+class VfioUserServer final : private FdWatcher,
+                             private DmaMessages::Channel,
+                             private InbandInterrupts {
  public:
   // Between two commands the device's tasks may make this many steps.
   static constexpr size_t kTaskQuantum = 64;
@@ -31,8 +33,8 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
   static constexpr uint64_t kDrainTimeoutNs = 2'000'000'000;
   // A client that does not read its replies is not read from beyond this many bytes of them.
   static constexpr size_t kMaxPendingOutput = 4 << 20;
-  // Commands that are kept behind one that waits: beyond these limits, in bytes and in commands, the
-  // client is not read from, and neither are its replies to DMA.
+  // Commands that are kept behind one that waits: beyond these limits, in bytes and in commands,
+  // the client is not read from, and neither are its replies to DMA.
   static constexpr size_t kMaxHeldBytes = 1 << 20;
   static constexpr size_t kMaxHeldCommands = 256;
   // Errors of one client that are logged, each a line.
@@ -85,12 +87,14 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
     bool corked = false;   // Flush comes at the end of the batch.
     bool stalled = false;  // A command waits for the device; those behind it wait for it.
     bool broken = false;   // To be closed at the end of the batch.
+    bool deaf = false;     // It takes no replies any more; what it sent before is carried out.
     std::deque<HeldCommand> held;
     size_t held_bytes = 0;
     uint64_t complaints = 0;
     std::vector<std::byte> read_data;  // Of a REGION_READ: kept, so that none allocates.
     uint64_t max_transfer = vfio_user::kDefaultMaxDataXferSize;
     size_t max_windows = vfio_user::kDefaultMaxDmaMaps;
+    vfio_user::Capabilities::Farside extensions;
     size_t max_reply_fds = 1;  // That the client can take in one message.
     std::vector<std::pair<uint64_t, uint64_t>> looked_at;  // Files, by device and inode.
   };
@@ -98,6 +102,7 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
   void OnReady(uint32_t events) override;
   vfio_user::FrameWriter& writer() override { return connection_->writer; }
   void OnAppended() override;
+  void SendInterrupt(IrqIndex index, uint32_t vector) override;
 
   void ProcessFrames();
   bool HandleNext();
@@ -137,6 +142,7 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
   void On(vfio_user::Frame& frame, const vfio_user::DeviceFeatureRequest& request);
   void On(vfio_user::Frame& frame, const vfio_user::MigDataReadRequest& request);
   void On(vfio_user::Frame& frame, const vfio_user::MigDataWriteRequest& request);
+  void On(vfio_user::Frame& frame, const vfio_user::ClockAdvanceRequest& request);
 
   Result<void> SetIrqs(vfio_user::Frame& frame, const vfio_user::DeviceSetIrqsRequest& request);
   Result<void> Negotiate(vfio_user::Frame& frame, const vfio_user::VersionRequest& request);
@@ -162,7 +168,7 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
   Slot& slot_;
   std::unique_ptr<Connection> connection_;
   uint64_t epoch_ = 0;  // Counts connections: a wait sees that its own is gone.
-  bool busy_ = false;  // A RESET or a change of migration state has not ended.
+  bool busy_ = false;   // A RESET or a change of migration state has not ended.
   Migration migration_;
   Doorbells doorbells_;
   Timer drain_timer_;
@@ -175,7 +181,8 @@ class VfioUserServer final : private FdWatcher, private DmaMessages::Channel {
 // Accepts the clients of one listening socket for one server.
 class VfioUserListener final : private FdWatcher {
  public:
-  // Where a client can't be accepted for want of descriptors or memory, it is tried again after this.
+  // Where a client can't be accepted for want of descriptors or memory, it is tried again after
+  // this.
   static constexpr uint64_t kRetryNs = 1'000'000'000;
 
   // `socket` is listening and non-blocking; the socket file `path` is removed at the end, if it is
