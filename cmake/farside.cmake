@@ -27,6 +27,10 @@ target_compile_definitions(farside_settings INTERFACE FARSIDE_VERSION="${PROJECT
 target_compile_options(farside_settings INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Werror -g)
 target_link_libraries(farside_settings INTERFACE fmt::fmt tl::expected Threads::Threads)
+if(FARSIDE_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # g++'s manual: false alarms where a sanitizer has rewritten the code. The release build keeps it.
+  target_compile_options(farside_settings INTERFACE -Wno-maybe-uninitialized)
+endif()
 if(FARSIDE_SANITIZE STREQUAL "address")
   target_compile_options(farside_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
@@ -53,13 +57,18 @@ function(farside_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  if(FARSIDE_SANITIZE)
+    target_compile_options(${name} PRIVATE -O0)  # Compiles in a third of the time.
+  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 60 LABELS unit)
 endfunction()
 
-# farside_program(NAME SOURCES main.cc ... [DEPS ...]): an executable that is installed.
+# farside_program(NAME SOURCES main.cc ... [DEPS ...]): an executable that is installed. All are built
+# into bin/, where they find each other as they do when installed.
 function(farside_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
   install(TARGETS ${name} RUNTIME)
 endfunction()

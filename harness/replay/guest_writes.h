@@ -1,0 +1,77 @@
+// GuestWrites: what the guest must have written to its memory, and when at the latest, concluded
+// from what the recorded device later read there.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "harness/trace/event_file.h"
+
+namespace farside::replay {
+
+// A recording says what the device read, not when the guest wrote it. A device that fetches more at
+// once reads earlier; so content is put in place as early as it can have been: before the first
+// guest event that comes after the recorded device's last access to those bytes. To know it, a
+// second reader runs ahead of the replay, by a bounded number of events and bytes.
+class GuestWrites {
+ public:
+  static constexpr uint32_t kEventsAhead = 20'000;
+  static constexpr size_t kBytesAhead = 64 << 20;
+
+  // `device` is its number in the trace.
+  static Result<std::unique_ptr<GuestWrites>> Open(const std::string& path, uint32_t device);
+
+  struct Write {
+    uint64_t iova = 0;
+    std::vector<std::byte> data;
+  };
+
+  // What is due before guest event `ordinal` (0, 1, ...) of the trace, which is its event `number`.
+  // Asked in order.
+  Result<std::vector<Write>> Before(uint64_t ordinal, uint32_t number);
+
+  // True if the recorded device was refused an access that touches the range.
+  bool Refused(uint64_t iova, uint64_t size) const;
+
+ private:
+  // Bytes whose last access is remembered together: a completion entry.
+  static constexpr uint64_t kGranule = 16;
+  static constexpr uint64_t kGranulesPerPage = 4096 / kGranule;
+
+  GuestWrites(std::unique_ptr<trace::EventSource> source, uint32_t device)
+      : source_(std::move(source)), device_(device) {}
+
+  Result<void> RunAhead(uint32_t number);
+  void OnEvent(const trace::Event& event);
+  void OnRead(uint64_t iova, ConstBytes data);
+  // The ordinal from which the granule's next content may stand, and now it is accessed.
+  uint64_t Touch(uint64_t granule);
+  void Add(uint64_t ordinal, uint64_t iova, ConstBytes data);
+
+  std::unique_ptr<trace::EventSource> source_;
+  const uint32_t device_;
+  std::unordered_map<uint64_t, std::array<uint64_t, kGranulesPerPage>> next_writable_;
+  std::unordered_map<uint16_t, vfio_user::DmaAccess> asked_;  // By message id.
+  std::multimap<uint64_t, Write> due_;                        // By ordinal.
+  std::vector<vfio_user::DmaAccess> refused_;
+  size_t bytes_due_ = 0;
+  uint64_t ordinal_ = 0;  // Guest events that the reader ahead has passed.
+  uint32_t number_ = 0;   // Events that it has passed.
+  uint64_t applied_ = 0;  // Guest events that the replay has passed.
+  bool at_end_ = false;
+};
+
+// True for an event that the guest's side makes: a command to the device.
+bool IsGuestEvent(const trace::Event& event);
+
+}  // namespace farside::replay

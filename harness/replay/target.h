@@ -1,0 +1,60 @@
+// Target: the device under test of a replay, in this process or behind a channel.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "protocol/trace/event.h"
+
+namespace farside::replay {
+
+// Takes what comes from the device, in its order.
+class Outputs {
+ public:
+  virtual ~Outputs() = default;
+  // 0, or the errno that the device is answered.
+  virtual int OnDmaRead(uint64_t iova, Bytes out) = 0;
+  virtual int OnDmaWrite(uint64_t iova, ConstBytes data) = 0;
+  virtual void OnInterrupt(uint32_t index, uint32_t vector) = 0;
+};
+
+class Target {
+ public:
+  virtual ~Target() = default;
+
+  // Called before anything else; outlives the target.
+  virtual Result<void> Attach(Outputs& outputs) = 0;
+
+  // Lets the device's clock be `time_ns`, if it can be moved.
+  virtual void AdvanceClock(uint64_t time_ns) = 0;
+
+  // Gives the device a recorded command, and waits for its reply where `reply` is not null: the
+  // reply's payload, or nothing and the errno for an error reply. Outputs may come meanwhile.
+  struct Reply {
+    int error = 0;
+    std::vector<std::byte> payload;
+  };
+  virtual Result<void> Deliver(const trace::Event& command, Reply* reply) = 0;
+
+  // Lets the device work until something came from it; false if nothing does within `timeout_ns`,
+  // or, in process, ever will by itself.
+  virtual Result<bool> Wait(uint64_t timeout_ns) = 0;
+
+  // Lets the device's tasks make as many steps as it takes to have made `count` since the last
+  // Deliver. Only in process; elsewhere nothing happens.
+  virtual void Step(uint64_t count) = 0;
+};
+
+// Behind the vfio-user socket `path`. All of memory is one window without an fd, so that every
+// access is a message; interrupts come in-band where the server can, by eventfd elsewhere.
+Result<std::unique_ptr<Target>> ConnectTarget(const std::string& path);
+
+// The device that a trace's first block names, made in this process.
+Result<std::unique_ptr<Target>> MakeTargetInProcess(const trace::TraceInfo& info);
+
+}  // namespace farside::replay

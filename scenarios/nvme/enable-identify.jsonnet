@@ -1,0 +1,35 @@
+local disk = import '../lib/disk.libsonnet';
+
+disk.scenario(
+  'nvme.enable-identify',
+  'A driver finds the controller, enables it and learns what it is.',
+  medium=disk.generated(seed=1, size='32M'),
+  steps=[
+    { 'device.info': { expect: { flags: 3, regions: 9, irqs: 5 } } },
+    { 'region.info': { region: 7, expect: { size: 4096 } } },
+    { 'config.read': { offset: '0x0a', size: 2, expect: { value: '0x0108' } }, note: 'mass storage, NVM' },
+    { 'config.read': { offset: '0x09', size: 1, expect: { value: '0x02' } }, note: 'NVMe' },
+    { 'irq.info': { index: 'msix', expect: { count: 65 } } },
+    { 'irq.info': { index: 'error', expect: { count: 1 } } },
+    { 'bar.read': { bar: 0, offset: '0x1c', expect: { value: 0 } }, note: 'decode is the client\'s: SPDK\'s never enables it' },
+    { 'nvme.enable': {
+      expect: { serial: 'SERIAL-nvme0', blocks: '65536', block_size: 512, max_transfer: '512K' },
+    } },
+    { 'bar.read': { bar: 0, offset: 0, size: 8, expect: { value: '0x07ff', mask: '0xffff' } }, note: 'CAP.MQES' },
+    { 'bar.read': { bar: 0, offset: '0x08', expect: { value: '0x00010400' } }, note: 'VS: 1.4' },
+    { 'bar.read': { bar: 0, offset: '0x1c', capture: 'csts', expect: { value: 1, mask: 1 } } },
+    { 'nvme.identify': { cns: 1, at: 4, size: 20, expect: { text: 'SERIAL-nvme0' } } },
+    { 'nvme.identify': { cns: 1, at: 516, size: 4, expect: { value: 1 } }, note: 'NN: one namespace' },
+    { 'nvme.identify': { cns: 0, nsid: 1, at: 0, size: 8, expect: { value: '65536' } }, note: 'NSZE' },
+    { 'nvme.identify': { cns: 2, nsid: 0, at: 0, size: 8, expect: { value: 1 } }, note: 'namespace 1, no other' },
+    { 'nvme.identify': { cns: 0, nsid: 2, status: 'Invalid Namespace or Format' } },
+    { 'nvme.identify': { cns: '0xff', status: 'Invalid Field in Command' } },
+    { 'nvme.get_log': { log: 2, length: 512, at: 0, size: 1 }, note: 'SMART / Health' },
+    { 'nvme.get_feature': { id: 7 } },
+    { 'nvme.shutdown': {} },
+    { 'bar.read': { bar: 0, offset: '0x1c', expect: { value: '0x8', mask: '0xc' } }, note: 'SHST: complete' },
+    { 'nvme.enable': {}, note: 'after a shutdown it starts again' },
+    { 'nvme.disable': {} },
+    { 'bar.read': { bar: 0, offset: '0x1c', expect: { value: 0 } } },
+  ],
+)
