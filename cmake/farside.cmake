@@ -27,6 +27,9 @@ target_compile_definitions(farside_settings INTERFACE FARSIDE_VERSION="${PROJECT
 target_compile_options(farside_settings INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Werror -g)
 target_link_libraries(farside_settings INTERFACE fmt::fmt tl::expected Threads::Threads)
+if(FARSIDE_MUTANTS)
+  target_compile_definitions(farside_settings INTERFACE FARSIDE_MUTANTS=1)
+endif()
 if(FARSIDE_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # g++'s manual: false alarms where a sanitizer has rewritten the code. The release build keeps it.
   target_compile_options(farside_settings INTERFACE -Wno-maybe-uninitialized)

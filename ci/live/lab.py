@@ -237,11 +237,13 @@ class DiskProc:
         self.socket = image.with_suffix(".sock")
         self.process = None
 
+    def medium_arguments(self):
+        return ["-blockdev", f"driver=file,node-name=file0,filename={self.image}",
+                "-blockdev", "driver=raw,node-name=drive0,file=file0"]
+
     def start(self, name):
         self.process = self.lab.start(name, [
-            self.program,
-            "-blockdev", f"driver=file,node-name=file0,filename={self.image}",
-            "-blockdev", "driver=raw,node-name=drive0,file=file0",
+            self.program, *self.medium_arguments(),
             "-device", f"nvme,id=nvme0,drive=drive0,serial={SERIAL}",
             "-object", f"x-vfio-user-server,id=v0,type=unix,path={self.socket},device=nvme0"])
         deadline = time.monotonic() + 10

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/mutant.h"
 
 namespace farside {
 
@@ -109,7 +110,8 @@ void PciConfig::AddMsix(const MsixSpec& spec) {
   CHECK(spec.table_offset % 8 == 0 && spec.pba_offset % 8 == 0);
   msix_ = spec;
   msix_cap_ = AddCapability(kCapMsix, kMsixSize);
-  Define(msix_cap_ + kMsixControl, static_cast<uint16_t>(spec.count - 1),
+  Define(msix_cap_ + kMsixControl,
+         static_cast<uint16_t>(spec.count - (MUTANT("pci-msix-one-more") ? 0 : 1)),
          static_cast<uint16_t>(kMsixEnable | kMsixFunctionMask));
   Define(msix_cap_ + kMsixTable, spec.table_offset | spec.table_bar);
   Define(msix_cap_ + kMsixPba, spec.pba_offset | spec.pba_bar);

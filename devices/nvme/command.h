@@ -29,6 +29,7 @@ struct Command {
   uint16_t sqid = 0;
   uint64_t sequence = 0;  // Of its submission queue; see SubmissionQueue::fetched.
   uint64_t order = 0;     // Of taking, over all queues.
+  uint64_t turn = 0;      // Of its queue's commands that are executed: from 1 on. Not saved.
   Sqe sqe;
   // kPosting only.
   Cqe cqe;

@@ -92,6 +92,7 @@ Controller::Controller(DeviceEnv env, const Options& options, const PciConfig& c
       options_(options),
       namespace_(*options.drive, options.logical_block_size),
       idle_(loop()),
+      decided_(loop()),
       changed_(loop()),
       queues_(options.max_ioqpairs),
       rounds_(options.max_ioqpairs + 1),
@@ -253,8 +254,7 @@ void Controller::OnReset(ResetKind) {
 // Takes the queues away from under everything that uses them.
 void Controller::AbandonWork() {
   ++epoch_;
-  io_commands_.CancelAll();
-  admin_commands_.CancelAll();
+  CancelCommands();
   queues_.Clear();
   starved_queues_ = 0;
   events_ = {};
@@ -265,11 +265,16 @@ void Controller::AbandonWork() {
 // Section 9.5: queue memory that cannot be reached. Nothing moves until the driver resets us.
 void Controller::SetFatal() {
   ++epoch_;
-  io_commands_.CancelAll();
-  admin_commands_.CancelAll();
+  CancelCommands();
   changed_.NotifyAll();
   SetCsts(0, kCstsCfs);
   phase_ = Phase::kFatal;
+}
+
+void Controller::CancelCommands() {
+  io_commands_.CancelAll();
+  admin_commands_.CancelAll();
+  decided_.NotifyAll();
 }
 
 void Controller::OnTaskEnd() {

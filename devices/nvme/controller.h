@@ -56,6 +56,9 @@ struct Options {
   // Entries that one DMA fetches at most: 1 to kFetchRound. Commands start when a whole round is
   // there, so what happens after that does not depend on it.
   uint32_t fetch_batch = kFetchRound;
+  // Completions of an I/O queue are posted in the order of its submissions, so that what the driver
+  // sees does not depend on how long disk and DMA take, and traces of the same guest are alike.
+  bool ordered_completions = true;
 };
 
 class Controller final : public PciDevice {
@@ -117,6 +120,7 @@ class Controller final : public PciDevice {
   void AbandonWork();
   void SetFatal();
   void SetCsts(uint64_t clear, uint64_t set);
+  void CancelCommands();
   void OnTaskEnd();
   bool InterruptMasked(uint32_t vector) const;
   void UpdateIntx();
@@ -135,6 +139,7 @@ class Controller final : public PciDevice {
   Task<void> Execute(Command& command);
   Task<void> PostEvent(Command& command);
   Task<void> ResumeCommand(Command& command);
+  Task<void> AwaitTurn(Command& command);
   void Decide(Command& command, Outcome outcome);
   Task<void> Post(Command& command);
   void SignalCompletion(const CompletionQueue& cq);
@@ -183,6 +188,7 @@ class Controller final : public PciDevice {
   TaskScope scope_;
   uint64_t tasks_ = 0;
   Wakeup idle_;     // tasks_ became 0.
+  Wakeup decided_;  // The outcome of an I/O command was decided, or all were cancelled.
   Wakeup changed_;  // A command or a fetch ended, or the controller was reset.
 
   RegisterBlock<kRegCount> regs_{kRegisters};

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/mutant.h"
 #include "devices/nvme/controller.h"
 #include "devices/nvme/identify.h"
 
@@ -142,6 +143,7 @@ void Controller::Start(uint32_t sqid, const Sqe& sqe) {
   command.sqid = static_cast<uint16_t>(sqid);
   command.sequence = sq.fetched;
   command.sqe = sqe;
+  command.turn = ++sq.started;
   ++sq.executing;
   scope_.Spawn(Execute(command));
 }
@@ -156,6 +158,7 @@ Task<void> Controller::Execute(Command& command) {
   } else {
     outcome = co_await namespace_.Execute(memory(), command, !features_.write_cache());
   }
+  if (options_.ordered_completions && command.sqid != 0) co_await AwaitTurn(command);
   if (!command.cancelled) {
     Decide(command, outcome);
     co_await Post(command);
@@ -178,6 +181,12 @@ Task<void> Controller::ResumeCommand(Command& command) {
   scope_.Spawn(command.state == Command::State::kPosting ? PostEvent(command) : Execute(command));
 }
 
+// Nothing of an I/O command that waits is saved: done again, it does the same again.
+Task<void> Controller::AwaitTurn(Command& command) {
+  const SubmissionQueue& sq = queues_.sq[command.sqid];
+  while (!command.cancelled && sq.decided + 1 != command.turn) co_await decided_.Wait();
+}
+
 // From here on the outcome is part of the state: nothing of the command is done again.
 void Controller::Decide(Command& command, Outcome outcome) {
   SubmissionQueue& sq = queues_.sq[command.sqid];
@@ -189,6 +198,8 @@ void Controller::Decide(Command& command, Outcome outcome) {
                  .sqid = command.sqid,
                  .cid = command.sqe.cid,
                  .status = StatusField(outcome.status, entry.phase)};
+  ++sq.decided;
+  if (decided_.has_waiters()) decided_.NotifyAll();
   health_.CountCommand(command, outcome, namespace_.block_size());
 }
 
@@ -212,6 +223,8 @@ void Controller::SignalCompletion(const CompletionQueue& cq) {
   if (!cq.interrupts || !vectors_enabled()) return;
   // INTMS masks MSI but not MSI-X, which has masks of its own (section 7.5.1).
   if (!config().msix_enabled() && InterruptMasked(cq.vector)) return;
+  if (MUTANT("nvme-irq-lost") && cq.tail % 16 == 0) return;
+  if (MUTANT("nvme-irq-twice") && cq.tail % 16 == 0) SignalVector(cq.vector);
   SignalVector(cq.vector);
 }
 
@@ -272,6 +285,7 @@ Task<void> Controller::Shutdown(uint64_t epoch) {
     LogWarning(id(), "the disk could not be flushed at the guest's shutdown: {}",
                StatusName(status));
   }
+  if (MUTANT("nvme-shutdown-forever")) co_return;
   if (epoch == epoch_) SetCsts(kCstsShst, kCstsShstComplete);
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/mutant.h"
+
 namespace farside::nvme {
 namespace {
 
@@ -103,7 +105,9 @@ Outcome Features::SetNumberOfQueues(uint32_t value) {
   if (submission == 0xffff || completion == 0xffff) return Failed(Status::kInvalidField);
   submission_queues_ = std::min(submission + 1, io_pairs_);
   completion_queues_ = std::min(completion + 1, io_pairs_);
-  return Current(FeatureId::kNumberOfQueues, 0);
+  Outcome outcome = Current(FeatureId::kNumberOfQueues, 0);
+  if (MUTANT("nvme-queues-one-more")) ++outcome.dw0;
+  return outcome;
 }
 
 Outcome Features::SetTemperatureThreshold(uint32_t value) {

@@ -8,6 +8,7 @@
 #include <concepts>
 
 #include "base/bytes.h"
+#include "base/mutant.h"
 #include "base/random.h"
 #include "devices/nvme/health.h"
 #include "devices/nvme/registers.h"
@@ -98,10 +99,10 @@ std::vector<std::byte> IdentifyController(std::string_view serial, uint32_t mdts
 
 std::vector<std::byte> IdentifyNamespace(const Namespace& ns) {
   Page page;
-  page.Put(0, ns.block_count());   // NSZE
-  page.Put(8, ns.block_count());   // NCAP
-  page.Put(16, ns.block_count());  // NUSE
-  page.Put(24, uint8_t{1 << 4});   // NSFEAT: NPWG and its like are valid.
+  page.Put(0, ns.block_count() - (MUTANT("nvme-nsze-short") ? 1 : 0));  // NSZE
+  page.Put(8, ns.block_count());                                        // NCAP
+  page.Put(16, ns.block_count());                                       // NUSE
+  page.Put(24, uint8_t{1 << 4});  // NSFEAT: NPWG and its like are valid.
   const uint8_t zeroes = ns.limits().discard_zeroes ? 1 : 0;  // What deallocated blocks read as.
   page.Put(33, static_cast<uint8_t>(zeroes | 1 << 3));  // DLFEAT: Write Zeroes may deallocate.
   page.Put(48, ns.block_count() * ns.block_size());     // NVMCAP

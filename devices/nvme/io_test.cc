@@ -340,7 +340,7 @@ TEST_P(IoTest, LargerLogicalBlocks) {
   EXPECT_EQ(host().Peek<uint32_t>(data + 128), 12u << 16);
 }
 
-TEST_P(IoTest, CommandsCompleteInTheOrderOfTheDisk) {
+TEST_P(IoTest, CompletionsComeInTheOrderOfSubmission) {
   disk().Hold();
   const uint64_t data = driver().Allocate(3 * 4096);
   std::vector<uint16_t> cids;
@@ -349,6 +349,49 @@ TEST_P(IoTest, CommandsCompleteInTheOrderOfTheDisk) {
   }
   driver().Ring(1);
   Run();
+  disk().Release(2);
+  Run();
+  EXPECT_FALSE(driver().Take(1)) << "the two before it are on their way";
+  disk().ReleaseAll();
+  Run();
+  for (uint16_t i = 0; i < 3; ++i) {
+    const auto cqe = driver().Take(1);
+    ASSERT_TRUE(cqe) << i;
+    EXPECT_EQ(cqe->cid, cids[i]);
+    EXPECT_EQ(cqe->sq_head, i + 1);
+  }
+}
+
+TEST_P(IoTest, ACommandThatWaitsForItsTurnIsCancelledByAReset) {
+  disk().Hold();
+  const uint64_t data = driver().Allocate(2 * 4096);
+  for (uint64_t i = 0; i < 2; ++i) {
+    driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096));
+  }
+  driver().Ring(1);
+  Run();
+  disk().Release(1);
+  Run();
+  driver().Set(kCc, 0);
+  disk().ReleaseAll();
+  Run();
+  EXPECT_EQ(driver().Get(kCsts), 0u);
+  EXPECT_FALSE(driver().Take(1));
+  ASSERT_TRUE(driver().Enable());
+}
+
+TEST_P(IoTest, UnorderedCompletionsComeInTheOrderOfTheDisk) {
+  Start({.serial = "test-1", .ordered_completions = false});
+  EnableWithQueue();
+  disk().Hold();
+  const uint64_t data = driver().Allocate(3 * 4096);
+  std::vector<uint16_t> cids;
+  for (uint64_t i = 0; i < 3; ++i) {
+    cids.push_back(driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096)));
+  }
+  driver().Ring(1);
+  Run();
+  // The disk ends command 2 first, then 0, then 1.
   for (const size_t pick : {2u, 0u, 1u}) {
     EXPECT_FALSE(driver().Take(1));
     disk().Release(pick == 2 ? 2 : 0);

@@ -12,6 +12,10 @@ constexpr PropertyHelp kProperties[] = {
     {"msix_qsize", "MSI-X vectors (65)"},
     {"mdts", "the largest transfer is 4 KiB << mdts (7)"},
     {"logical_block_size", "bytes of a logical block: 512, 1024, 2048 or 4096 (512)"},
+    {"fetch_batch", "submission queue entries that one DMA fetches: 1 to 16 (16)"},
+    {"ordered_completions",
+     "post an I/O queue's completions in the order of submission, which makes traces alike, "
+     "whatever the timing; off: as commands end (on)"},
 };
 
 Result<std::unique_ptr<Device>> Create(DeviceEnv env, OptionReader& options, Backends& backends) {
@@ -26,6 +30,9 @@ Result<std::unique_ptr<Device>> Create(DeviceEnv env, OptionReader& options, Bac
   controller.msix_qsize = number("msix_qsize", controller.msix_qsize);
   controller.mdts = number("mdts", controller.mdts);
   controller.logical_block_size = number("logical_block_size", controller.logical_block_size);
+  controller.fetch_batch = number("fetch_batch", controller.fetch_batch);
+  controller.ordered_completions =
+      options.Bool("ordered_completions", controller.ordered_completions);
   if (const auto finished = options.Finish(); !finished) return tl::unexpected(finished.error());
   const auto node = backends.ClaimBlock(drive, user);
   if (!node) return tl::unexpected(node.error());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/mutant.h"
 
 namespace farside::nvme {
 namespace {
@@ -124,7 +125,10 @@ Task<Status> Namespace::Dispatch(HostMemory memory, Command& command, bool write
     co_return Status::kInvalidField;
   }
   if (!Contains(first_block, blocks)) co_return Status::kLbaOutOfRange;
-  const Extent extent{first_block * block_size_, blocks * block_size_};
+  Extent extent{first_block * block_size_, blocks * block_size_};
+  if (MUTANT("nvme-read-one-off") && opcode == IoOpcode::kRead && first_block > 2048) {
+    extent.offset -= block_size_;
+  }
   switch (opcode) {
     case IoOpcode::kRead:
       co_return co_await Read(memory, command, extent);
@@ -162,7 +166,9 @@ Task<Status> Namespace::Write(HostMemory memory, Command& command, Extent extent
   if (mapped != Status::kSuccess || command.cancelled) co_return mapped;
   block::IoStatus io;
   if (IsAligned(buffer.iovecs())) {
-    io = co_await drive_.Write(extent.offset, buffer.iovecs(), fua);
+    const size_t parts = buffer.iovecs().size();
+    const bool short_write = MUTANT("nvme-write-tail-lost") && parts > 1;
+    io = co_await drive_.Write(extent.offset, buffer.iovecs().first(parts - short_write), fua);
   } else {
     AlignedBuffer bounce(extent.size, limits_.memory_alignment);
     Gather(bounce.bytes(), buffer.iovecs());

@@ -1,4 +1,5 @@
 #include "devices/nvme/prp.h"
+#include "base/mutant.h"
 
 #include <algorithm>
 #include <vector>
@@ -62,7 +63,7 @@ Task<Status> WalkPrps(HostMemory memory, Command& command, uint64_t size) {
         break;
       }
       const uint64_t part = std::min(left, page_size);
-      AddSegment(segments, entry, part);
+      AddSegment(segments, MUTANT("nvme-prp-first-again") ? command.prps[0] : entry, part);
       left -= part;
     }
   }

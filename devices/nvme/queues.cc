@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/mutant.h"
 
 namespace farside::nvme {
 
 bool CompletionQueue::MoveHead(uint32_t new_head) {
   if (new_head >= size || (new_head + size - head) % size > used()) return false;
-  head = new_head;
+  if (!MUTANT("nvme-cq-head-ignored")) head = new_head;
   return true;
 }
 
@@ -30,7 +31,7 @@ bool SubmissionQueue::MoveTail(uint32_t new_tail) {
 
 uint16_t SubmissionQueue::Report(uint64_t sequence) {
   reported = std::max(reported, sequence);
-  return static_cast<uint16_t>(reported % size);
+  return static_cast<uint16_t>((reported - (MUTANT("nvme-sq-head-late") ? 1 : 0)) % size);
 }
 
 bool QueueSet::CqInUse(uint32_t cqid) const {

@@ -48,6 +48,8 @@ struct SubmissionQueue {
   uint16_t cqid = 0;
 
   // Not saved.
+  uint64_t started = 0;    // Commands that were given a Command::turn.
+  uint64_t decided = 0;    // Those whose outcome is decided, if that happens in their order.
   uint32_t executing = 0;  // Commands of this queue that have not ended.
   bool serving = false;    // A task fetches from it.
   bool starved = false;    // It had entries but no command was free.

@@ -330,6 +330,9 @@ void Controller::TakeOver(Loaded& loaded) {
     command.sqe = saved.sqe;
     command.cqe = saved.cqe;
     command.cq_index = saved.cq_index;
+    if (saved.state == Command::State::kExecuting) {
+      command.turn = ++queues_.sq[saved.sqid].started;
+    }
     scope_.Spawn(ResumeCommand(command));
   }
   if ((csts() & kCstsShst) == kCstsShstOccurring) scope_.Spawn(Shutdown(epoch_));

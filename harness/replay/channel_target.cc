@@ -63,6 +63,7 @@ class ChannelTarget final : public Target {
   }
 
   void Step(uint64_t) override {}
+  bool takes_time() const override { return true; }
 
  private:
   struct Vector {

@@ -13,6 +13,8 @@ namespace {
 
 using vfio_user::Command;
 
+constexpr int kIoWaitMs = 20;
+
 // The device's memory and interrupts are the replay's outputs; everything completes at once.
 class OutputEnvironment final : public DmaSpace, public IrqSink {
  public:
@@ -105,12 +107,17 @@ class InProcessTarget final : public Target, private Backends {
   ~InProcessTarget() override {
     if (!device_) return;
     device_->Reset(ResetKind::kShutdown);
+    bool drained = false;
+    scope_.Spawn(Drain(*device_, &drained));
+    while (!drained) loop_->RunOnce(kIoWaitMs);
     loop_->RunUntilIdle();
   }
 
   Result<void> Build(const trace::TraceInfo& info) {
     std::vector<const char*> argv{"replay"};
-    for (const std::string& argument : info.args) argv.push_back(argument.c_str());
+    // A wire tap notes the server's program, too.
+    const size_t skip = info.tap == trace::TraceInfo::Tap::kWire && !info.args.empty() ? 1 : 0;
+    for (size_t i = skip; i < info.args.size(); ++i) argv.push_back(info.args[i].c_str());
     const auto line = ParseCommandLine(static_cast<int>(argv.size()), argv.data());
     if (!line) return tl::unexpected(line.error());
     for (const auto& options : line->blockdevs) {
@@ -172,23 +179,35 @@ class InProcessTarget final : public Target, private Backends {
     while (environment_.output_count() == before) {
       const uint64_t steps = loop_->resumptions();
       loop_->RunReady(1);
-      if (loop_->resumptions() == steps) return false;
+      if (loop_->resumptions() != steps) continue;
+      if (graph_.in_flight() == 0) return false;
+      loop_->RunOnce(kIoWaitMs);
     }
     return true;
   }
+
+  bool takes_time() const override { return false; }
 
   void Step(uint64_t count) override {
     const uint64_t end = steps_at_delivery_ + count;
     while (loop_->resumptions() < end) {
       const uint64_t steps = loop_->resumptions();
       loop_->RunReady(end - steps);
-      if (loop_->resumptions() == steps) return;
+      // What is missing comes from the kernel, if there is I/O on its way.
+      if (loop_->resumptions() != steps) continue;
+      if (graph_.in_flight() == 0) return;
+      loop_->RunOnce(kIoWaitMs);
     }
   }
 
  private:
   Result<block::BlockDevice*> ClaimBlock(std::string_view name, std::string_view user) override {
     return graph_.Claim(name, user);
+  }
+
+  static Task<void> Drain(Device& device, bool* drained) {
+    co_await device.Drain();
+    *drained = true;
   }
 
   // As the server does it.

@@ -52,8 +52,10 @@ po::options_description Described() {
   po::options_description all("Options");
   auto add = all.add_options();
   add("level", po::value<std::string>()->value_name("exact|memory|guest"),
-      "what is compared. memory (default): replies, interrupts per vector, what the device writes "
-      "to memory. guest: replies only. exact: every event in its one order, in process");
+      "what is compared. memory (default): what reads give, interrupts per vector, what the "
+      "device writes to memory. guest: what reads give; interrupts and written bytes are only "
+      "waited "
+      "for. exact: every event in its one order, in process");
   add("connect", po::value<std::string>()->value_name("PATH"),
       "replay against the server on this UNIX socket; it must be in the state in which the "
       "recording began");
@@ -137,8 +139,14 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
   const auto factor = ParseSpeed(speed);
   if (!factor) return tl::unexpected(factor.error());
   line.replay.speed = *factor;
+  if (line.replay.level == Level::kExact && (!line.connect.empty() || !line.program.empty())) {
+    return Fail(
+        "--level exact replays in process only, which has the one order of events: leave "
+        "{} away, or use --level memory",
+        line.connect.empty() ? "-- PROGRAM" : "--connect");
+  }
   if (int{line.in_process} + int{!line.connect.empty()} + int{!line.program.empty()} > 1) {
-    return Fail("give one of --connect, --in-process (which --level exact implies) and -- PROGRAM");
+    return Fail("give one of --connect, --in-process and -- PROGRAM");
   }
   return line;
 }
@@ -229,12 +237,21 @@ Result<std::unique_ptr<Process>> StartProcess(const CommandLine& line, const tra
     return Fail("{} does not say what served it: name a server with --connect PATH or -- PROGRAM",
                 line.trace);
   }
+  // The wire tap notes the server's whole command line, the device tap its own options.
   std::vector<std::string> args = info.args;
-  args.insert(args.end(), {"-object", fmt::format("x-vfio-user-server,id=replay,type=unix,"
-                                                  "path={},device={}",
-                                                  scenario::kSocketPlace, device.id)});
-  return Process::Start(info.program.substr(0, info.program.find(' ')), std::move(args),
-                        line.bin_dir);
+  std::string program = info.program.substr(0, info.program.find(' '));
+  if (info.tap == trace::TraceInfo::Tap::kWire) {
+    program = args.front();
+    args.erase(args.begin());
+  }
+  if (info.devices.size() == 1) {
+    args.push_back(fmt::format("--socket-path={}", scenario::kSocketPlace));
+  } else {
+    args.insert(args.end(),
+                {"-object", fmt::format("x-vfio-user-server,id=replay,type=unix,path={},device={}",
+                                        scenario::kSocketPlace, device.id)});
+  }
+  return Process::Start(program, std::move(args), line.bin_dir);
 }
 
 class Progress {
@@ -288,6 +305,7 @@ nlohmann::json JsonOf(const std::string& device, const ReplayResult& result) {
                          {"guest_events", result.guest_events},
                          {"dma_bytes", result.dma_bytes},
                          {"interrupts", result.interrupts},
+                         {"asked_again", result.asked_again},
                          {"recorded_ns", result.recorded_ns},
                          {"elapsed_ns", result.elapsed_ns},
                          {"truncated", result.truncated},
@@ -311,6 +329,10 @@ void PrintResult(const CommandLine& line, const std::string& device, const Repla
       static_cast<double>(result.dma_bytes) / (1 << 20), result.interrupts,
       static_cast<double>(result.recorded_ns) / 1e9, seconds,
       static_cast<double>(result.events) / seconds, line.level_word);
+  if (result.asked_again != 0) {
+    fmt::print("  {} reads were repeated until the device was as far as the recorded one\n",
+               result.asked_again);
+  }
   if (result.truncated) fmt::print("  the trace is cut off; what there is was replayed\n");
   if (!result.divergence) {
     fmt::print("  nothing diverged\n");
@@ -337,6 +359,10 @@ Result<int> Run(const CommandLine& line) {
     if (!line.device.empty() && line.device != id) continue;
     const auto result = ReplayDevice(line, info, index);
     if (!result) return tl::unexpected(result.error());
+    if (result->guest_events == 0) {
+      return Fail("{} has nothing to replay for {}: no event of a guest{}", line.trace, id,
+                  result->truncated ? " before it is cut off" : "");
+    }
     PrintResult(line, id, *result);
     results.push_back(JsonOf(id, *result));
     if (result->divergence) status = kDiverged;

@@ -45,6 +45,9 @@ class Target {
   // or, in process, ever will by itself.
   virtual Result<bool> Wait(uint64_t timeout_ns) = 0;
 
+  // False if what does not come from Wait never will.
+  virtual bool takes_time() const = 0;
+
   // Lets the device's tasks make as many steps as it takes to have made `count` since the last
   // Deliver. Only in process; elsewhere nothing happens.
   virtual void Step(uint64_t count) = 0;

@@ -243,7 +243,10 @@ Result<UniqueFd> Session::ConnectSocket(const Link& link) {
       return FailWith(code, "{}; is the server running?", socket.error().message);
     }
     if (const auto status = child->Wait(kConnectRetryNs)) {
-      return FailWith(code, "process {} {} and serves nobody", child->id(), status->Text());
+      const auto words = child->LastLines(3);
+      return FailWith(code, "process {} {} and serves nobody; it printed: {}", child->id(),
+                      status->Text(),
+                      words.empty() ? "nothing" : fmt::format("{}", fmt::join(words, " | ")));
     }
   }
 }
