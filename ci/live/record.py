@@ -87,7 +87,7 @@ def number_in(text, pattern):
 def judge_stats(check, stats, options):
     """The figures of the guest that test disk is."""
     commands = {name: int(count) for count, name in
-                re.findall(r"^ +(\d+) +nvme (Identify|Write|Read|Flush|Dataset Management)\b",
+                re.findall(r"^ +(\d+) +nvme (Identify|Write|Read|Flush|Dataset Management)(?:,|$)",
                            stats, re.MULTILINE)}
     counted = ", ".join(f"{count} {name}" for name, count in commands.items())
     if options.tap_dma == "shared" and options.dma == "fd":
@@ -98,8 +98,8 @@ def judge_stats(check, stats, options):
                    ("Dataset Management", 1)]), f"NVMe commands: {counted or 'none'}")
         read = number_in(stats, r"^ *(\d+) bytes read by DMA")
         written = number_in(stats, r"^ *(\d+) bytes written by DMA")
-        # The guest writes 2 MiB ten times and reads it back.
-        check(read > 20 << 20 and written > 20 << 20,
+        # The guest writes 2 MiB seven times and reads six of them back.
+        check(read > 14 << 20 and written > 12 << 20,
               f"the device read {read} bytes of memory and wrote {written}")
     vectors = {int(vector): int(count) for count, vector in
                re.findall(r"^ +(\d+) +interrupts MSI-X (\d+)$", stats, re.MULTILINE)}

@@ -9,6 +9,7 @@ scenarios/traces/linux-disk.trace is.
 import argparse
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import lab as live
@@ -32,6 +33,8 @@ def main():
     live.device_options(parser)
     parser.add_argument("--output", metavar="FILE", type=pathlib.Path, required=True,
                         help="the trace; overwritten")
+    parser.add_argument("--replay-with", metavar="FARSIDE",
+                        help="replay what was recorded, at each level")
     options = live.parse(parser)
     guest = live.ensure_tools()
     with live.Lab("record_trace", options.keep) as lab:
@@ -42,6 +45,11 @@ def main():
         device.stop()
         size = device.trace.stat().st_size
         lab.check(0 < size < 8 << 20, f"the trace has {size >> 10} KiB, of 8 MiB at most")
+        for level in ["exact", "memory", "guest"] if options.replay_with else []:
+            run = subprocess.run([options.replay_with, "replay", f"--level={level}", device.trace],
+                                 capture_output=True, text=True, timeout=60)
+            lab.check(run.returncode == 0, f"replay at level {level}: status {run.returncode}"
+                      + ("" if run.returncode == 0 else f"\n{run.stdout}{run.stderr}"))
         shutil.copy(device.trace, options.output)
     return lab.status
 

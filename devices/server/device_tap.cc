@@ -142,7 +142,7 @@ class DeviceTap::TappedDma final : public DmaSpace {
   // In pieces that fit into messages.
   void RecordSegment(const DmaSegment& segment, DmaAccess access, DmaStatus status,
                      ConstBytes data) {
-    constexpr uint64_t kPiece = vfio_user::kDefaultMaxDataXferSize;
+    constexpr uint64_t kPiece = trace::kMaxTappedDma;
     const bool read = access == DmaAccess::kRead;
     for (uint64_t at = 0; at < segment.size; at += kPiece) {
       const uint64_t size = std::min(kPiece, segment.size - at);

@@ -1,5 +1,6 @@
 #include "devices/server/vfio_user_server.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -38,6 +39,7 @@ VfioUserServer::~VfioUserServer() {
 }
 
 Result<void> VfioUserServer::Accept(std::unique_ptr<Transport> transport) {
+  FinishHungUp();
   if (connected()) {
     return FailWith(EBUSY, "a client was refused: {} serves another one, and serves one at a time",
                     slot_.id());
@@ -88,6 +90,16 @@ void VfioUserServer::OnReady(uint32_t events) {
     doorbells_.Serve();
   }
   ProcessFrames();
+}
+
+// A client's end may be seen later than the next client, which was there when the end was not read.
+void VfioUserServer::FinishHungUp() {
+  constexpr int kMaxReads = 1024;  // More than a socket's buffer holds.
+  for (int i = 0; i < kMaxReads && connected(); ++i) {
+    pollfd peer{connection_->transport->fd(), POLLRDHUP, 0};
+    if (peer.fd < 0 || poll(&peer, 1, 0) <= 0 || InputBlocked()) return;
+    OnReady(EPOLLIN);
+  }
 }
 
 void VfioUserServer::ProcessFrames() {

@@ -46,7 +46,8 @@ class VfioUserServer final : private FdWatcher,
   ~VfioUserServer() override;
 
   // Takes a connected client; refused with a sentence while another is served or the device is
-  // still busy with what a dead client left.
+  // still busy with what a dead client left. A client that has hung up is no other one: what it
+  // still sent is carried out first.
   Result<void> Accept(std::unique_ptr<Transport> transport);
   // Ends the connection: its windows and interrupts are gone, waits for its DMA are cancelled.
   void Disconnect();
@@ -104,6 +105,7 @@ class VfioUserServer final : private FdWatcher,
   void OnAppended() override;
   void SendInterrupt(IrqIndex index, uint32_t vector) override;
 
+  void FinishHungUp();
   void ProcessFrames();
   bool HandleNext();
   void Hold(vfio_user::Frame& frame);

@@ -58,7 +58,7 @@ class OutputEnvironment final : public DmaSpace, public IrqSink {
  private:
   struct Lease final : public DmaBuffer::Lease {
     // In pieces as a recording has them.
-    static constexpr uint64_t kPiece = vfio_user::kDefaultMaxDataXferSize;
+    static constexpr uint64_t kPiece = trace::kMaxTappedDma;
     struct Part {
       uint64_t iova;
       std::vector<std::byte> bytes;

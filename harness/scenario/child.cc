@@ -1,6 +1,7 @@
 #include "harness/scenario/child.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -37,6 +38,8 @@ namespace {
   bool ok = prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent && null >= 0 &&
             dup2(null, STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0 &&
             dup2(output, STDERR_FILENO) >= 0 && chdir(options.directory.c_str()) == 0;
+  // What farside inherited is not the program's.
+  ok = ok && close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
   if (ok && options.max_fds != 0) {
     const rlimit limit{options.max_fds, options.max_fds};
     ok = setrlimit(RLIMIT_NOFILE, &limit) == 0;

@@ -67,6 +67,9 @@ struct Event {
   }
 };
 
+// A device's bulk DMA is recorded as accesses of at most so many bytes.
+inline constexpr uint64_t kMaxTappedDma = 128 << 10;
+
 // The first block: what was recorded, and how to start it again.
 struct TraceInfo {
   struct Device {

@@ -60,6 +60,9 @@ struct EventHeader {
 static_assert(sizeof(EventHeader) == 16);
 
 inline constexpr uint8_t kFlagPaged = 1 << 0;
+inline constexpr uint8_t kFlagMore = 1 << 1;
+// Wireshark takes no packet of more than 256 KiB.
+inline constexpr size_t kMaxPacketBody = 192 << 10;
 inline constexpr uint32_t kLiteralPage = 0xffffffff;
 
 struct FdFields {

@@ -96,26 +96,44 @@ Result<std::optional<Event>> TraceReader::Next() {
     uint32_t type;
     const auto read = ReadBlock(&type);
     if (!read) return tl::unexpected(read.error());
-    if (!*read) return std::nullopt;
+    if (!*read) {
+      truncated_ = truncated_ || more_;
+      return std::nullopt;
+    }
     if (type == kInterfaceDescription) ++interfaces_;
     if (type != kEnhancedPacket) continue;  // Other tools may add blocks.
-    auto event = DecodePacket();
+    EventHeader header;
+    PacketFields fields;
+    const auto whole = JoinPacket(&fields, &header);
+    if (!whole) return tl::unexpected(whole.error());
+    if (!*whole) continue;
+    auto event = DecodeEvent(fields, header);
     if (!event) return tl::unexpected(event.error());
     ++events_;
     return std::move(*event);
   }
 }
 
-Result<Event> TraceReader::DecodePacket() {
-  ConstBytes body = block_;
-  PacketFields fields;
-  EventHeader header;
-  if (!Take(body, &fields) || fields.captured_size > body.size() ||
-      fields.captured_size < sizeof header || fields.original_size < sizeof header) {
+// Adds the packet to `body_`; true when the event is whole.
+Result<bool> TraceReader::JoinPacket(PacketFields* fields, EventHeader* header) {
+  ConstBytes packet = block_;
+  if (!Take(packet, fields) || fields->captured_size > packet.size() ||
+      fields->captured_size < sizeof *header || fields->original_size < sizeof *header) {
     return Malformed("a packet is too short");
   }
-  body = body.first(fields.captured_size);
-  Take(body, &header);
+  packet = packet.first(fields->captured_size);
+  Take(packet, header);
+  if (header->number != events_) {
+    return Malformed(fmt::format("event {} stands there", header->number));
+  }
+  if (!std::exchange(more_, (header->flags & kFlagMore) != 0)) body_.clear();
+  if (body_.size() + packet.size() > kMaxBlockSize) return Malformed("it is too long");
+  body_.insert(body_.end(), packet.begin(), packet.end());
+  return !more_;
+}
+
+Result<Event> TraceReader::DecodeEvent(const PacketFields& fields, const EventHeader& header) {
+  ConstBytes body = body_;
   if (fields.interface >= interfaces_ || fields.interface / 2 >= info_.devices.size()) {
     return Malformed(fmt::format("there is no interface {}", fields.interface));
   }
@@ -127,8 +145,6 @@ Result<Event> TraceReader::DecodePacket() {
               .time_ns = header.time_ns,
               .bytes = {},
               .fds = {}};
-  if (header.number != events_)
-    return Malformed(fmt::format("event {} stands there", header.number));
   switch (event.kind) {
     case EventKind::kMessage: {
       const size_t whole = fields.original_size - sizeof header;
@@ -201,6 +217,7 @@ Result<void> TraceReader::Rewind() {
   pages_ = {};
   interfaces_ = 0;
   events_ = 0;
+  more_ = false;
   truncated_ = false;
   return ReadFirstBlock();
 }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "protocol/trace/event.h"
 #include "protocol/trace/page_ring.h"
+#include "protocol/trace/pcapng.h"
 #include "protocol/trace/zstd_file.h"
 
 namespace farside::trace {
@@ -38,7 +39,8 @@ class TraceReader {
   Result<bool> ReadBlock(uint32_t* type);
   Result<void> ReadFirstBlock();
   Result<void> AddInterface();
-  Result<Event> DecodePacket();
+  Result<bool> JoinPacket(pcapng::PacketFields* fields, pcapng::EventHeader* header);
+  Result<Event> DecodeEvent(const pcapng::PacketFields& fields, const pcapng::EventHeader& header);
   Result<void> DecodePaged(ConstBytes body, size_t whole_size, Event* event);
   tl::unexpected<Error> Malformed(std::string_view what) const;
 
@@ -47,6 +49,8 @@ class TraceReader {
   TraceInfo info_;
   PageRing pages_;
   std::vector<std::byte> block_;  // Its body, without type and lengths.
+  std::vector<std::byte> body_;   // Of the event that is being read.
+  bool more_ = false;             // Its next packet is to come.
   uint32_t interfaces_ = 0;
   uint32_t events_ = 0;
   bool truncated_ = false;

@@ -6,8 +6,10 @@
 #include <fstream>
 
 #include "base/random.h"
+#include "protocol/trace/pcapng.h"
 #include "protocol/trace/trace_reader.h"
 #include "protocol/trace/trace_writer.h"
+#include "protocol/trace/zstd_file.h"
 #include "protocol/vfio_user_codec.h"
 
 namespace farside::trace {
@@ -120,6 +122,31 @@ TEST_F(TraceTest, RepeatedPagesAreWrittenOnceEvenBeyondTheRing) {
   struct stat status {};
   ASSERT_EQ(stat(path_.c_str(), &status), 0);
   EXPECT_LT(status.st_size, 2500 * 4096 * 1.05) << "2000 pages are there twice";
+}
+
+TEST_F(TraceTest, ABigMessageIsContinuedInPacketsThatWiresharkTakes) {
+  Event big = Message(Command::kDmaRead, 700'000, 0);
+  Random random(3);
+  for (size_t i = 32; i < big.bytes.size(); ++i) big.bytes[i] = std::byte(random.Below(256));
+  const auto written = WriteAll({big, Message(Command::kDmaRead, 16, 1)});
+  std::string error;
+  bool truncated = true;
+  EXPECT_EQ(ReadAll(&error, &truncated), written);
+  EXPECT_EQ(error, "");
+  EXPECT_FALSE(truncated);
+
+  auto file = ZstdReader::Open(path_).value();
+  std::vector<std::byte> all(2 << 20);
+  all.resize(file.Read(all).value());
+  size_t packets = 0;
+  for (size_t at = 0; at < all.size();) {
+    const auto type = LoadLe<uint32_t>(Bytes(all).subspan(at));
+    const auto size = LoadLe<uint32_t>(Bytes(all).subspan(at + 4));
+    packets += type == pcapng::kEnhancedPacket;
+    EXPECT_LT(size, 262144u);
+    at += size;
+  }
+  EXPECT_EQ(packets, 5u);
 }
 
 TEST_F(TraceTest, ATraceCutAnywhereIsReadUpToTheCut) {

@@ -112,30 +112,37 @@ void TraceWriter::AppendBody(const Event& event, Buffer* packet, uint8_t* flags)
   }
 }
 
-Result<void> TraceWriter::Write(const Event& event) {
-  packet_.clear();
-  Put(&packet_, PacketFields{});
-  Put(&packet_, EventHeader{});
-  uint8_t flags = 0;
-  AppendBody(event, &packet_, &flags);
-
-  const size_t head = sizeof(PacketFields) + sizeof(EventHeader);
+void TraceWriter::AppendPacket(const Event& event, uint8_t flags, ConstBytes body, size_t whole) {
   const PacketFields fields{
       .interface = event.device * 2 + static_cast<uint32_t>(event.direction),
       .time_high = static_cast<uint32_t>(event.time_ns >> 32),
       .time_low = static_cast<uint32_t>(event.time_ns),
-      .captured_size = static_cast<uint32_t>(packet_.size() - sizeof(PacketFields)),
-      .original_size =
-          static_cast<uint32_t>(flags != 0 ? sizeof(EventHeader) + event.bytes.size()
-                                           : packet_.size() - head + sizeof(EventHeader))};
-  const EventHeader header{.number = next_number_++,
-                           .kind = static_cast<uint8_t>(event.kind),
-                           .flags = flags,
-                           .cpu = event.cpu,
-                           .time_ns = event.time_ns};
-  std::memcpy(packet_.data(), &fields, sizeof fields);
-  std::memcpy(packet_.data() + sizeof fields, &header, sizeof header);
+      .captured_size = static_cast<uint32_t>(sizeof(EventHeader) + body.size()),
+      .original_size = static_cast<uint32_t>(sizeof(EventHeader) + whole)};
+  packet_.clear();
+  Put(&packet_, fields);
+  Put(&packet_, EventHeader{.number = next_number_,
+                            .kind = static_cast<uint8_t>(event.kind),
+                            .flags = flags,
+                            .cpu = event.cpu,
+                            .time_ns = event.time_ns});
+  PutBytes(&packet_, body);
   AppendBlock(kEnhancedPacket, packet_);
+}
+
+Result<void> TraceWriter::Write(const Event& event) {
+  body_.clear();
+  uint8_t flags = 0;
+  AppendBody(event, &body_, &flags);
+  const size_t whole = flags != 0 ? event.bytes.size() : body_.size();
+  ConstBytes rest = body_;
+  do {
+    const ConstBytes part = rest.first(std::min(rest.size(), kMaxPacketBody));
+    rest = rest.subspan(part.size());
+    const uint8_t more = rest.empty() ? 0 : kFlagMore;
+    AppendPacket(event, static_cast<uint8_t>(flags | more), part, whole);
+  } while (!rest.empty());
+  ++next_number_;
   if (next_number_ % kFlushEvery == 0) return Flush();
   return pending_.size() < kPendingSize ? Result<void>() : Drain();
 }

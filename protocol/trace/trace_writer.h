@@ -37,13 +37,16 @@ class TraceWriter {
 
   void AppendBlock(uint32_t type, ConstBytes body);
   void AppendHeader(const TraceInfo& info);
+  // A part of an event of which `whole` bytes were to be recorded.
+  void AppendPacket(const Event& event, uint8_t flags, ConstBytes body, size_t whole);
   void AppendBody(const Event& event, std::vector<std::byte>* packet, uint8_t* flags);
   Result<void> Drain();
 
   ZstdWriter file_;
   PageRing pages_;
   std::vector<std::byte> pending_;  // Blocks not yet handed to the file.
-  std::vector<std::byte> packet_;   // Kept for its memory.
+  std::vector<std::byte> body_;     // These two are kept for their memory.
+  std::vector<std::byte> packet_;
   uint32_t next_number_ = 0;
 };
 

@@ -92,6 +92,7 @@ Result<void> ZstdWriter::Finish() {
   if (frame_.decompressed != 0) {
     if (auto ended = Compress({}, Directive::kEnd); !ended) return ended;
   }
+  if (frames_.size() <= 1) return {};  // Nothing to seek; and Wireshark 4.0 stumbles over it.
   std::vector<std::byte> table;
   Put(&table, kSkippableMagic);
   Put(&table, static_cast<uint32_t>(frames_.size() * 8 + 9));

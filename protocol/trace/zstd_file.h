@@ -17,7 +17,9 @@ namespace farside::trace {
 
 class ZstdWriter {
  public:
-  static constexpr size_t kFrameSize = 1 << 20;  // Uncompressed; a frame ends with a Write.
+  // Uncompressed; a frame ends with a Write. Wireshark 4.0 reads no file beyond its first frame, so
+  // that shorter frames would be nicer to seek in and harder to look at.
+  static constexpr size_t kFrameSize = 64 << 20;
 
   static Result<ZstdWriter> Create(const std::string& path);
   ZstdWriter(ZstdWriter&&) noexcept;
