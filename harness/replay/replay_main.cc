@@ -305,7 +305,7 @@ nlohmann::json JsonOf(const std::string& device, const ReplayResult& result) {
                          {"guest_events", result.guest_events},
                          {"dma_bytes", result.dma_bytes},
                          {"interrupts", result.interrupts},
-                         {"asked_again", result.asked_again},
+                         {"polls", result.polls},
                          {"recorded_ns", result.recorded_ns},
                          {"elapsed_ns", result.elapsed_ns},
                          {"truncated", result.truncated},
@@ -329,9 +329,9 @@ void PrintResult(const CommandLine& line, const std::string& device, const Repla
       static_cast<double>(result.dma_bytes) / (1 << 20), result.interrupts,
       static_cast<double>(result.recorded_ns) / 1e9, seconds,
       static_cast<double>(result.events) / seconds, line.level_word);
-  if (result.asked_again != 0) {
-    fmt::print("  {} reads were repeated until the device was as far as the recorded one\n",
-               result.asked_again);
+  if (result.polls != 0) {
+    fmt::print("  {} polls found the device earlier or later in its work than the recorded one\n",
+               result.polls);
   }
   if (result.truncated) fmt::print("  the trace is cut off; what there is was replayed\n");
   if (!result.divergence) {

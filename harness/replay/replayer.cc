@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "harness/replay/polls.h"
 #include "harness/trace/device_view.h"
 #include "protocol/vfio_user_codec.h"
 #include "protocol/vfio_user_extensions.h"
@@ -106,6 +107,8 @@ class Replayer final : private Outputs {
   Result<void> HandleOutputExactly(const Event& event);
   Result<void> CompareReply(const Event& event, const Target::Reply& reply);
   Result<bool> AskAgain(ConstBytes expected);
+  Result<void> SettlePoll();
+  void DivergeAtPoll();
   Result<void> Settle();
   bool Settled();
   std::optional<Divergence> WhatIsMissing();
@@ -125,6 +128,7 @@ class Replayer final : private Outputs {
   ReplayResult result_;
 
   std::optional<uint16_t> dma_asked_;  // kExact: the DMA whose answer is the next event.
+  Polls polls_;
   uint64_t guest_ordinal_ = 0;
   Event current_;                       // The recorded event being handled.
   std::optional<Target::Reply> reply_;  // Of the guest event before.
@@ -280,6 +284,11 @@ Result<void> Replayer::HandleGuestEvent(const Event& event) {
     return {};
   }
   if (options_.level != Level::kExact) {
+    const bool polls_on =
+        event.command() == Command::kRegionRead && polls_.Continues(event.payload());
+    if (!polls_on) {
+      if (auto settled = SettlePoll(); !settled || result_.divergence) return settled;
+    }
     if (auto settled = Settle(); !settled || result_.divergence) return settled;
     target_.Step(kQuantum);
   } else if (!outputs_.empty()) {
@@ -333,20 +342,37 @@ Result<void> Replayer::CompareReply(const Event& event, const Target::Reply& rep
   }
   const ConstBytes expected = event.data_after<RegionAccess>();
   const ConstBytes got = DataOf(reply);
-  if (std::ranges::equal(expected, got)) return {};
-  const bool may_be_late =
+  const bool may_poll =
       options_.level != Level::kExact && event.fields<RegionAccess>().region != kConfigRegion;
-  if (may_be_late) {
-    const auto same = AskAgain(expected);
-    if (!same) return tl::unexpected(same.error());
-    if (*same) return {};
+  if (may_poll) {
+    const auto verdict =
+        polls_.OnReply(event.number, event.time_ns, command_.payload(), expected, got);
+    if (verdict == Polls::Verdict::kWrong) DivergeAtPoll();
+  } else if (!std::ranges::equal(expected, got)) {
+    Diverge(event.number, event.time_ns, "the data of the reply", Hex(expected), Hex(got));
   }
-  Diverge(event.number, event.time_ns, "the data of the reply", Hex(expected), Hex(got));
   return {};
 }
 
-// The recorded driver may have seen the end of work that takes longer now: a driver of this device
-// would ask again, as one that polls does.
+void Replayer::DivergeAtPoll() {
+  const Polls::Open& open = *polls_.open();
+  Diverge(open.event, open.time_ns, "the data of the reply", Hex(open.expected), Hex(open.got));
+}
+
+// At the end of a run of reads: the device may be later than the recorded one.
+Result<void> Replayer::SettlePoll() {
+  if (!polls_.open() || result_.divergence) return {};
+  const auto same = AskAgain(polls_.open()->expected);
+  if (!same) return tl::unexpected(same.error());
+  if (*same) {
+    polls_.Close();
+  } else {
+    DivergeAtPoll();
+  }
+  return {};
+}
+
+// A driver of this device would ask again, as one that polls does.
 Result<bool> Replayer::AskAgain(ConstBytes expected) {
   const uint64_t deadline = clock_.now_ns() + options_.timeout_ns;
   while (clock_.now_ns() < deadline) {
@@ -355,10 +381,7 @@ Result<bool> Replayer::AskAgain(ConstBytes expected) {
     Target::Reply again;
     if (auto read = target_.Deliver(command_, &again); !read) return tl::unexpected(read.error());
     target_.Step(kQuantum);
-    if (again.error == 0 && std::ranges::equal(expected, DataOf(again))) {
-      ++result_.asked_again;
-      return true;
-    }
+    if (again.error == 0 && std::ranges::equal(expected, DataOf(again))) return true;
     if (!*came && !target_.takes_time()) return false;
   }
   return false;
@@ -437,6 +460,7 @@ Result<void> Replayer::Handle(const Event& event) {
 
 Result<void> Replayer::Finish() {
   if (options_.level != Level::kExact && !result_.divergence) {
+    if (auto settled = SettlePoll(); !settled) return settled;
     if (auto settled = Settle(); !settled) return settled;
     if (auto checked = CheckMemory(true); !checked) return checked;
     for (const auto& [vector, count] : actual_irqs_) {
@@ -467,6 +491,7 @@ Result<ReplayResult> Replayer::Run() {
     }
   }
   if (auto finished = Finish(); !finished) return tl::unexpected(finished.error());
+  result_.polls = polls_.count();
   result_.truncated = source_.truncated();
   result_.elapsed_ns = clock_.now_ns() - start_ns_;
   return std::move(result_);

@@ -49,7 +49,7 @@ struct ReplayResult {
   uint64_t guest_events = 0;
   uint64_t dma_bytes = 0;
   uint64_t interrupts = 0;
-  uint64_t asked_again = 0;  // Reads that were repeated until the device was as far as recorded.
+  uint64_t polls = 0;  // Runs of reads that found the device earlier or later in its work.
   uint64_t elapsed_ns = 0;
   uint64_t recorded_ns = 0;
   bool truncated = false;  // The trace ends early; what there is was replayed.
