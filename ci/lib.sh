@@ -61,7 +61,8 @@ time_table() {
   printf '  %-28s %8s\n' "all" "$(clock "$total")"
 }
 
+# configure_and_build PRESET [TARGET...]
 configure_and_build() {
   cmake --preset "$1" -S "$farside_root" || return
-  cmake --build --preset "$1"
+  cmake --build --preset "$1" ${2:+--target "${@:2}"}
 }

@@ -12,6 +12,8 @@ namespace po = boost::program_options;
 
 using Values = std::vector<std::string>;
 
+constexpr uint64_t kMaxSpinUs = 1'000'000;
+
 po::options_description Described() {
   po::options_description all("Options (one dash or two)");
   auto add = all.add_options();
@@ -27,6 +29,8 @@ po::options_description Described() {
   add("fd", po::value<int>()->value_name("N"), "serve the only -device on inherited socket N");
   add("trace", po::value<std::string>()->value_name("FILE"),
       "record what crosses the devices' interfaces, for farside replay");
+  add("spin-us", po::value<uint64_t>()->value_name("N"),
+      "look for messages for N microseconds before sleeping: faster answers for a CPU (0)");
   add("version", "print the version");
   add("help,h", "print this text");
   return all;
@@ -51,6 +55,10 @@ Result<void> Fill(const po::variables_map& given, CommandLine* line) {
   if (given.count("fd") != 0) line->fd = given["fd"].as<int>();
   if (given.count("primary-fd") != 0) line->primary_fd = given["primary-fd"].as<int>();
   if (given.count("trace") != 0) line->trace = given["trace"].as<std::string>();
+  if (given.count("spin-us") != 0) line->spin_us = given["spin-us"].as<uint64_t>();
+  if (line->spin_us > kMaxSpinUs) {
+    return Fail("--spin-us is {}: at most {} are possible", line->spin_us, kMaxSpinUs);
+  }
   line->help = given.count("help") != 0;
   line->version = given.count("version") != 0;
   if (line->socket_path && line->fd) {

@@ -18,6 +18,7 @@ struct CommandLine {
   std::optional<int> fd;
   std::optional<int> primary_fd;
   std::optional<std::string> trace;
+  uint64_t spin_us = 0;
   bool help = false;
   bool version = false;
 };

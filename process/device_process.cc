@@ -350,6 +350,7 @@ int DeviceProcessMain(const std::string& name, std::span<const Model* const> mod
   const MonotonicClock clock;
   auto loop = EpollLoop::Create(clock);
   if (!loop) return fail(loop.error());
+  (*loop)->set_spin_ns(line->spin_us * 1000);
   DeviceProcess process(**loop, models);
   if (const auto built = process.Build(*line); !built) return fail(built.error());
   return process.Run();

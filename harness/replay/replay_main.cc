@@ -17,20 +17,18 @@
 #include "base/clock.h"
 #include "base/options.h"
 #include "harness/replay/replayer.h"
-#include "harness/scenario/child.h"
 #include "harness/scenario/scenario.h"
+#include "harness/scenario/served_process.h"
 #include "harness/trace/event_file.h"
 
 namespace farside::replay {
 namespace {
 
 namespace po = boost::program_options;
-using scenario::Child;
+using scenario::ServedProcess;
 
 constexpr int kDiverged = 1;
 constexpr int kBadUsage = 2;
-constexpr uint64_t kStartTimeoutNs = 10'000'000'000;
-constexpr uint64_t kExitTimeoutNs = 15'000'000'000;
 
 constexpr OptionWord<Level> kLevels[] = {
     {"exact", Level::kExact}, {"memory", Level::kMemory}, {"guest", Level::kGuest}};
@@ -151,87 +149,14 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
   return line;
 }
 
-// A device process of the replay's own, in a directory for its socket.
-class Process {
- public:
-  static Result<std::unique_ptr<Process>> Start(const std::string& program,
-                                                std::vector<std::string> args,
-                                                const std::string& bin_dir) {
-    const auto path = scenario::FindProgram(program, bin_dir);
-    if (!path) return tl::unexpected(path.error());
-    auto process = std::make_unique<Process>();
-    const char* const base = std::getenv("TMPDIR");
-    process->directory_ = fmt::format("{}/farside-replay-XXXXXX", base != nullptr ? base : "/tmp");
-    if (mkdtemp(process->directory_.data()) == nullptr) {
-      return FailWith(errno, "cannot make directory {}: {}; set TMPDIR to one that can be written",
-                      std::exchange(process->directory_, ""), ErrnoText(errno));
-    }
-    for (std::string& arg : args) {
-      const size_t at = arg.find(scenario::kSocketPlace);
-      if (at != std::string::npos) {
-        arg.replace(at, scenario::kSocketPlace.size(), process->socket());
-      }
-    }
-    auto child = Child::Start(
-        program, {.program = *path, .args = std::move(args), .directory = ".", .max_fds = 0});
-    if (!child) return tl::unexpected(child.error());
-    process->child_ = std::move(*child);
-    return process;
-  }
-
-  Process() = default;
-  Process(const Process&) = delete;
-  Process& operator=(const Process&) = delete;
-  ~Process() {
-    child_.reset();
-    std::error_code ignored;
-    if (!directory_.empty()) std::filesystem::remove_all(directory_, ignored);
-  }
-
-  std::string socket() const { return directory_ + "/device.sock"; }
-
-  // Waits for it to listen.
-  Result<std::unique_ptr<Target>> Connect() {
-    const MonotonicClock clock;
-    const uint64_t deadline = clock.now_ns() + kStartTimeoutNs;
-    for (;;) {
-      const bool runs = child_->running();
-      auto target = ConnectTarget(socket());
-      if (target) return target;
-      if (!runs || clock.now_ns() > deadline) {
-        return Fail("{} {}: {}", child_->id(),
-                    runs ? "does not listen" : "ended before it could be reached", LastWords());
-      }
-      usleep(2000);
-    }
-  }
-
-  // Ends it with SIGTERM; an Error if it does not end well.
-  Result<void> Finish() {
-    child_->Signal(SIGTERM);
-    const auto status = child_->Wait(kExitTimeoutNs);
-    if (!status) return Fail("{} did not exit after its SIGTERM", child_->id());
-    if (!status->signalled && status->code == 0) return {};
-    return Fail("{} {}: {}", child_->id(), status->Text(), LastWords());
-  }
-
- private:
-  std::string LastWords() const {
-    const auto lines = child_->LastLines(4);
-    return lines.empty() ? "it printed nothing" : fmt::format("{}", fmt::join(lines, " | "));
-  }
-
-  std::string directory_;
-  std::unique_ptr<Child> child_;
-};
-
 // What serves `device` of the trace.
-Result<std::unique_ptr<Process>> StartProcess(const CommandLine& line, const trace::TraceInfo& info,
-                                              const trace::TraceInfo::Device& device) {
+Result<std::unique_ptr<ServedProcess>> StartProcess(const CommandLine& line,
+                                                    const trace::TraceInfo& info,
+                                                    const trace::TraceInfo::Device& device) {
   if (!line.program.empty()) {
     std::vector<std::string> args(line.program.begin() + 1, line.program.end());
     args.push_back(fmt::format("--socket-path={}", scenario::kSocketPlace));
-    return Process::Start(line.program.front(), std::move(args), line.bin_dir);
+    return ServedProcess::Start(line.program.front(), std::move(args), line.bin_dir);
   }
   if (info.program.empty() || info.args.empty()) {
     return Fail("{} does not say what served it: name a server with --connect PATH or -- PROGRAM",
@@ -251,7 +176,7 @@ Result<std::unique_ptr<Process>> StartProcess(const CommandLine& line, const tra
                 {"-object", fmt::format("x-vfio-user-server,id=replay,type=unix,path={},device={}",
                                         scenario::kSocketPlace, device.id)});
   }
-  return Process::Start(program, std::move(args), line.bin_dir);
+  return ServedProcess::Start(program, std::move(args), line.bin_dir);
 }
 
 class Progress {
@@ -284,13 +209,13 @@ Result<ReplayResult> ReplayDevice(const CommandLine& line, const trace::TraceInf
     if (!target) return tl::unexpected(target.error());
     return Replay(line.trace, **target, options);
   }
-  std::unique_ptr<Process> process;
+  std::unique_ptr<ServedProcess> process;
   if (line.connect.empty()) {
     auto started = StartProcess(line, info, info.devices[index]);
     if (!started) return tl::unexpected(started.error());
     process = std::move(*started);
   }
-  auto target = process ? process->Connect() : ConnectTarget(line.connect);
+  auto target = process ? process->Connect(&ConnectTarget) : ConnectTarget(line.connect);
   if (!target) return tl::unexpected(target.error());
   auto result = Replay(line.trace, **target, options);
   target->reset();

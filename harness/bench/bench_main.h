@@ -1,0 +1,13 @@
+// farside bench: how fast a device process is, as ratios to this machine's own floor.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace farside::bench {
+
+// `args` are what follows "bench". The exit status: 0, 1 for a figure over its bound with --check,
+// 2 for a wrong command line or a device process that can't be measured.
+int BenchMain(const std::vector<std::string>& args);
+
+}  // namespace farside::bench
