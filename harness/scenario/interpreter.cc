@@ -65,7 +65,12 @@ class Interpreter {
     EventLog& log = session_.log();
     if (!log.flat()) return;
     if (step.verb->kind == Kind::kDriver) return session_.tapped_memory().LogChanges();
-    json event = {{std::string(step.verb->name), ReplaceReferences(own, session_.captures())}};
+    // What it captured is in the steps behind it already; what it expects is checked again.
+    json params = own;
+    if (const auto expect = step.params->find("expect"); expect != step.params->end()) {
+      params["expect"] = *expect;
+    }
+    json event = {{std::string(step.verb->name), ReplaceReferences(params, session_.captures())}};
     if (!step.note.empty()) event["note"] = step.note;
     log.AddStep(std::move(event));
     session_.tapped_memory().SkipChanges();

@@ -171,6 +171,7 @@ json FlatDocument(const Scenario& scenario, const std::vector<json>& steps) {
               {"step_timeout_ms", scenario.step_timeout_ms},
               {"steps", steps}};
   if (!scenario.reason.empty()) out["reason"] = scenario.reason;
+  if (scenario.irqs_vary) out["irqs_vary"] = "as the scenario says that this was made from";
   return out;
 }
 

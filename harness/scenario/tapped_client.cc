@@ -85,11 +85,6 @@ Result<void> TappedClient::SetIrqs(vfio_user::SetIrqs request, ConstBytes bools,
                          : "irq.arm",
            std::move(params));
   }
-  uint32_t vector = request.start;
-  for (const int fd : fds) {
-    std::erase_if(armed_, [fd](const Armed& armed) { return armed.fd == fd; });
-    armed_.push_back({fd, index, vector++});
-  }
   return client_.SetIrqs(request, bools, fds);
 }
 
@@ -203,15 +198,8 @@ Result<void> TappedClient::MigDataWrite(ConstBytes in) {
 }
 
 Result<bool> TappedClient::WaitReadable(int fd, uint64_t timeout_ns) {
-  const auto armed = std::ranges::find(armed_, fd, &Armed::fd);
-  if (armed != armed_.end()) {
-    Note("irq.expect", {{"index", IrqWord(armed->index)},
-                        {"vector", armed->vector},
-                        {"at_least", true},
-                        {"timeout_ms", timeout_ns / kNsPerMs}});
-  } else {
-    Note("wait", {{"us", timeout_ns / 1000}});
-  }
+  // A driver's wait for an interrupt is no event: what it waited for is checked in memory.
+  if (fd < 0) Note("wait", {{"us", timeout_ns / 1000}});
   return client_.WaitReadable(fd, timeout_ns);
 }
 

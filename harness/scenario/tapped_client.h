@@ -52,13 +52,6 @@ class TappedClient final : public DeviceClient {
   DeviceClient& client_;
   TappedMemory& memory_;
   EventLog& log_;
-  // Of the eventfds that were armed: their vectors, so that waiting for one can be told.
-  struct Armed {
-    int fd;
-    vfio_user::IrqIndex index;
-    uint32_t vector;
-  };
-  std::vector<Armed> armed_;
 };
 
 }  // namespace farside::scenario

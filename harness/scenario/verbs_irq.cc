@@ -32,7 +32,8 @@ constexpr Param kAct[] = {kIndex, kStart, kCount, kSelected, kDeviceParam};
 constexpr Param kExpect[] = {
     kIndex,
     {"vector", Type::kNumber, "which", false, "0", UINT32_MAX},
-    {"count", Type::kNumber, "signals since the last irq.expect of the vector", false, "1"},
+    {"count", Type::kNumber, "signals since the last irq.expect of the vector, whoever listened",
+     false, "1"},
     {"at_least", Type::kBool, "more of them will do, too"},
     kDeviceParam};
 
