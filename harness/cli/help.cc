@@ -65,7 +65,8 @@ void AppendParams(std::span<const Param> params, size_t indent, std::string* out
     const std::string left = fmt::format("{:{}}{}={}", "", indent, param.name, TypeName(param));
     *out += fmt::format("{:<34} {}", left, param.help);
     if (param.required) *out += " (required)";
-    if (!param.fallback.empty()) *out += fmt::format("; default: {}", param.fallback);
+    const bool said = param.help.find("default") != std::string_view::npos;
+    if (!param.fallback.empty() && !said) *out += fmt::format("; default: {}", param.fallback);
     *out += '\n';
     if (param.type == Type::kCode) {
       *out += fmt::format("{:<34} names: {}\n", "", Words(param.words));
@@ -127,7 +128,9 @@ int HelpCommand(const Arguments& args) {
     if (command.name == args.front() && has_help) return command.run({"--help"});
   }
   const Verb* const verb = scenario::FindVerb(args.front());
-  if (verb == nullptr) return BadUsage(scenario::NoSuchVerb(args.front()));
+  if (verb == nullptr) {
+    return BadUsage({scenario::NoSuchVerb(args.front()).message + " and the commands", 0});
+  }
   fmt::print("{}", VerbHelp(*verb));
   return kOk;
 }

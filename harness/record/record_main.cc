@@ -202,8 +202,8 @@ int RecordMain(const std::vector<std::string>& args) {
   }
   const auto run = line ? Run(*line) : tl::unexpected(line.error());
   if (run) return 0;
-  fmt::print(stderr, "farside record: {}\n", run.error().message);
-  return 1;
+  fmt::print(stderr, "farside: record: {}\n", run.error().message);
+  return 2;
 }
 
 }  // namespace farside::record

@@ -72,9 +72,14 @@ void GuestWrites::OnEvent(const Event& event) {
 }
 
 uint64_t GuestWrites::Touch(uint64_t granule) {
-  const auto [page, is_new] = next_writable_.try_emplace(granule / kGranulesPerPage);
-  if (is_new) page->second.fill(0);
-  return std::exchange(page->second[granule % kGranulesPerPage], ordinal_);
+  const uint64_t number = granule / kGranulesPerPage;
+  if (touched_ == nullptr || touched_number_ != number) {
+    const auto [page, is_new] = next_writable_.try_emplace(number);
+    if (is_new) page->second.fill(0);
+    touched_ = &page->second;
+    touched_number_ = number;
+  }
+  return std::exchange((*touched_)[granule % kGranulesPerPage], ordinal_);
 }
 
 void GuestWrites::OnRead(uint64_t iova, ConstBytes data) {

@@ -60,7 +60,10 @@ class GuestWrites {
 
   std::unique_ptr<trace::EventSource> source_;
   const uint32_t device_;
-  std::unordered_map<uint64_t, std::array<uint64_t, kGranulesPerPage>> next_writable_;
+  using Page = std::array<uint64_t, kGranulesPerPage>;
+  std::unordered_map<uint64_t, Page> next_writable_;
+  Page* touched_ = nullptr;  // In next_writable_, the last one: accesses have many granules.
+  uint64_t touched_number_ = 0;
   std::unordered_map<uint16_t, vfio_user::DmaAccess> asked_;  // By message id.
   std::multimap<uint64_t, Write> due_;                        // By ordinal.
   std::vector<vfio_user::DmaAccess> refused_;

@@ -1,6 +1,7 @@
 #include "harness/replay/memory_image.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace farside::replay {
 
@@ -58,8 +59,8 @@ std::optional<MemoryImage::Difference> MemoryImage::FindDifference(uint64_t iova
     if (first || found == pages_.end()) return;
     const auto recorded = ConstBytes(found->second->recorded).subspan(at, here);
     const auto actual = ConstBytes(found->second->actual).subspan(at, here);
+    if (std::memcmp(recorded.data(), actual.data(), here) == 0) return;  // Most often.
     const auto [r, a] = std::ranges::mismatch(recorded, actual);
-    if (r == recorded.end()) return;
     const auto offset = at + static_cast<uint64_t>(r - recorded.begin());
     first = Difference{number * kPageSize + offset, std::to_integer<uint8_t>(*r),
                        std::to_integer<uint8_t>(*a)};

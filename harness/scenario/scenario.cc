@@ -188,7 +188,8 @@ std::span<const Param> ScenarioParams() { return kScenarioFields; }
 
 std::vector<Param> AllParams(const Verb& verb) {
   std::vector<Param> out(verb.params.begin(), verb.params.end());
-  const auto common = CommonParams();
+  // Steps that repeat have a bound of their own, and their inner steps can be refused.
+  const auto common = verb.kind == Kind::kControl ? std::span<const Param>() : CommonParams();
   out.insert(out.end(), common.begin(), common.end());
   return out;
 }

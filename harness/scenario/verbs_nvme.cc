@@ -244,7 +244,7 @@ Result<void> CheckContent(ConstBytes got, ConstBytes expected, uint64_t offset) 
   const auto piece = [&](ConstBytes bytes) {
     return FormatHex(bytes.subspan(index, std::min(kShown, bytes.size() - index)));
   };
-  return Fail("byte {:#x} of the disk on is {}, expected {}", offset + index, piece(got),
+  return Fail("the disk has {} from its byte {:#x} on, expected {}", piece(got), offset + index,
               piece(expected));
 }
 

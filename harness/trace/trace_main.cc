@@ -255,8 +255,8 @@ int TraceMain(const std::vector<std::string>& args) {
   const auto done = Dispatch(args);
   if (done) return 0;
   std::fflush(stdout);
-  fmt::print(stderr, "farside trace: {}\n", done.error().message);
-  return 1;
+  fmt::print(stderr, "farside: trace: {}\n", done.error().message);
+  return 2;
 }
 
 }  // namespace farside::trace

@@ -6,7 +6,7 @@
 
 namespace farside::trace {
 
-// `args` are what follows "trace": show, stats or convert. The exit status: 0, or 1 with a sentence
+// `args` are what follows "trace": show, stats or convert. The exit status: 0, or 2 with a sentence
 // on standard error.
 int TraceMain(const std::vector<std::string>& args);
 

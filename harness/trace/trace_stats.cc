@@ -123,7 +123,8 @@ std::string TraceStats::TotalsText() const {
     text += fmt::format("{:>10} {}\n", value, what);
   };
   row(events_, "events");
-  row(clients_, clients_ == 1 ? "client" : "clients");
+  // A device tap does not see them come and go.
+  if (clients_ != 0) row(clients_, clients_ == 1 ? "client" : "clients");
   row(messages_, "messages");
   row(dma_read_bytes_, "bytes read by DMA");
   row(dma_written_bytes_, "bytes written by DMA");
