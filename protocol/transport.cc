@@ -37,6 +37,8 @@ Result<std::unique_ptr<SocketTransport>> SocketTransport::Create(UniqueFd socket
   return std::unique_ptr<SocketTransport>(new SocketTransport(std::move(socket)));
 }
 
+SocketTransport::~SocketTransport() { shutdown(socket_.get(), SHUT_RDWR); }
+
 ssize_t SocketTransport::Receive(Bytes into, std::vector<UniqueFd>& fds) {
   // Room for all that a peer can send, so that none is dropped.
   alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxPassedFds * sizeof(int))> control;

@@ -42,6 +42,8 @@ class Transport {
 class SocketTransport final : public Transport {
  public:
   static Result<std::unique_ptr<SocketTransport>> Create(UniqueFd socket);
+  // Hangs up, even while a process that is just being started still has a copy of the socket.
+  ~SocketTransport() override;
 
   // From now on Receive waits for data or the end of the stream: saves a thread that has nothing
   // else to do the system call that waits. shutdown(2) of the socket ends the wait.

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "harness/replay/polls.h"
 #include "harness/trace/device_view.h"
+#include "harness/trace/guest_writes.h"
 #include "protocol/vfio_user_codec.h"
 #include "protocol/vfio_user_extensions.h"
 
@@ -79,7 +80,7 @@ bool IsInterrupt(const Event& event) {
 class Replayer final : private Outputs {
  public:
   Replayer(Target& target, const ReplayOptions& options, trace::EventSource& source,
-           GuestWrites& guest)
+           trace::GuestWrites& guest)
       : target_(target), options_(options), source_(source), guest_(guest) {}
 
   Result<ReplayResult> Run();
@@ -121,7 +122,7 @@ class Replayer final : private Outputs {
   Target& target_;
   const ReplayOptions& options_;
   trace::EventSource& source_;
-  GuestWrites& guest_;
+  trace::GuestWrites& guest_;
   MonotonicClock clock_;
   uint64_t start_ns_ = clock_.now_ns();
   MemoryImage memory_;
@@ -452,7 +453,7 @@ Result<void> Replayer::Handle(const Event& event) {
     return {};
   }
   if (!event.is_message()) return {};
-  if (IsGuestEvent(event)) return HandleGuestEvent(event);
+  if (trace::IsGuestEvent(event)) return HandleGuestEvent(event);
   if (event.direction == trace::Direction::kIn) return {};  // The answer to a DMA.
   if (event.is_reply()) return HandleReply(event);
   return options_.level == Level::kExact ? HandleOutputExactly(event) : HandleOutput(event);
@@ -502,7 +503,7 @@ Result<ReplayResult> Replayer::Run() {
 Result<ReplayResult> Replay(const std::string& path, Target& target, const ReplayOptions& options) {
   auto source = trace::OpenEvents(path);
   if (!source) return tl::unexpected(source.error());
-  auto guest = GuestWrites::Open(path, options.device);
+  auto guest = trace::GuestWrites::Open(path, options.device);
   if (!guest) return tl::unexpected(guest.error());
   Replayer replayer(target, options, **source, **guest);
   return replayer.Run();

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "harness/replay/guest_writes.h"
 #include "harness/replay/memory_image.h"
 #include "harness/replay/target.h"
 

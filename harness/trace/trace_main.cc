@@ -20,6 +20,7 @@
 #include "harness/trace/event_file.h"
 #include "harness/trace/event_text.h"
 #include "harness/trace/flat_event.h"
+#include "harness/trace/scenario_file.h"
 #include "harness/trace/trace_stats.h"
 
 namespace farside::trace {
@@ -30,10 +31,13 @@ namespace po = boost::program_options;
 constexpr std::string_view kUsage =
     "Usage: farside trace show TRACE [--from N] [--to N] [--device ID] [--data] [--json]\n"
     "       farside trace stats TRACE\n"
-    "       farside trace convert IN OUT\n\n"
+    "       farside trace convert IN OUT\n"
+    "       farside trace scenario TRACE OUT.json [--device ID]\n\n"
     "show prints a line for each event: number, seconds, > for what goes to the device and < for\n"
     "what comes from it, then what it says. stats counts. convert makes one form of a trace of\n"
     "another, without loss: FILE.trace (compressed pcapng), FILE.pcapng (plain), FILE.json.\n"
+    "scenario makes a scenario of a device tap's trace: raw verbs, with what the device answered,\n"
+    "wrote and signalled as what is expected.\n"
     "A trace that was cut is read up to the cut, and that is said.\n\n";
 
 struct CommandLine {
@@ -112,27 +116,28 @@ Result<void> ForEachEvent(const std::string& path, EventSource& source, const Vi
   return {};
 }
 
+Result<std::optional<uint32_t>> FindDevice(const CommandLine& line, const TraceInfo& info) {
+  if (!line.device) return std::nullopt;
+  const auto found = std::ranges::find(info.devices, *line.device, &TraceInfo::Device::id);
+  if (found != info.devices.end()) return static_cast<uint32_t>(found - info.devices.begin());
+  std::string ids;
+  for (const auto& device : info.devices) ids += (ids.empty() ? "" : ", ") + device.id;
+  return Fail("--device {}: {} has {}", Quote(*line.device), line.files.front(),
+              ids.empty() ? "no device" : ids);
+}
+
 Result<void> Show(const CommandLine& line) {
   const std::string& path = line.files.front();
   auto source = OpenEvents(path);
   if (!source) return tl::unexpected(source.error());
   const TraceInfo& info = (*source)->info();
-  std::optional<size_t> only;
-  if (line.device) {
-    const auto found = std::ranges::find(info.devices, *line.device, &TraceInfo::Device::id);
-    if (found == info.devices.end()) {
-      std::string ids;
-      for (const auto& device : info.devices) ids += (ids.empty() ? "" : ", ") + device.id;
-      return Fail("--device {}: {} has {}", Quote(*line.device), path,
-                  ids.empty() ? "no device" : ids);
-    }
-    only = static_cast<size_t>(found - info.devices.begin());
-  }
+  const auto only = FindDevice(line, info);
+  if (!only) return tl::unexpected(only.error());
   EventText text(info);
   return ForEachEvent(path, **source, [&](const Event& event) -> Result<bool> {
     if (event.number > line.to) return false;
     const std::string described = text.Describe(event);
-    if (event.number < line.from || (only && event.device != *only)) return true;
+    if (event.number < line.from || (*only && event.device != **only)) return true;
     if (line.json) {
       nlohmann::json flat = Flatten(info, event);
       flat["number"] = event.number;
@@ -209,6 +214,14 @@ Result<void> Convert(const CommandLine& line) {
   return copied;
 }
 
+Result<void> Scenario(const CommandLine& line) {
+  const auto source = OpenEvents(line.files[0]);
+  if (!source) return tl::unexpected(source.error());
+  const auto device = FindDevice(line, (*source)->info());
+  if (!device) return tl::unexpected(device.error());
+  return WriteScenario(line.files[0], device->value_or(0), line.files[1]);
+}
+
 struct Subcommand {
   std::string_view name;
   size_t files;
@@ -219,13 +232,14 @@ constexpr Subcommand kSubcommands[] = {
     {"show", 1, &Show},
     {"stats", 1, &Stats},
     {"convert", 2, &Convert},
+    {"scenario", 2, &Scenario},
 };
 
 Result<void> Dispatch(const std::vector<std::string>& args) {
   const auto found = args.empty() ? std::end(kSubcommands)
                                   : std::ranges::find(kSubcommands, args[0], &Subcommand::name);
   if (found == std::end(kSubcommands)) {
-    return Fail("{}: give show, stats or convert; farside trace --help explains them",
+    return Fail("{}: give show, stats, convert or scenario; farside trace --help explains them",
                 args.empty() ? "what is to be done is missing" : Quote(args[0]));
   }
   const auto line = Parse({args.begin() + 1, args.end()});
@@ -235,10 +249,12 @@ Result<void> Dispatch(const std::vector<std::string>& args) {
                 found->files == 1 ? "a trace" : "a trace and what to make of it",
                 line->files.size());
   }
-  const bool shows =
-      line->data || line->json || line->device || line->from != 0 || line->to != UINT64_MAX;
+  const bool shows = line->data || line->json || line->from != 0 || line->to != UINT64_MAX;
   if (shows && found->run != &Show) {
-    return Fail("--from, --to, --device, --data and --json go with show");
+    return Fail("--from, --to, --data and --json go with show");
+  }
+  if (line->device && found->run != &Show && found->run != &Scenario) {
+    return Fail("--device goes with show and scenario");
   }
   return found->run(*line);
 }

@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include "harness/trace/event_file.h"
 
-namespace farside::replay {
+namespace farside::trace {
 
 // A recording says what the device read, not when the guest wrote it. A device that fetches more at
 // once reads earlier; so content is put in place as early as it can have been: before the first
@@ -48,17 +48,17 @@ class GuestWrites {
   static constexpr uint64_t kGranule = 16;
   static constexpr uint64_t kGranulesPerPage = 4096 / kGranule;
 
-  GuestWrites(std::unique_ptr<trace::EventSource> source, uint32_t device)
+  GuestWrites(std::unique_ptr<EventSource> source, uint32_t device)
       : source_(std::move(source)), device_(device) {}
 
   Result<void> RunAhead(uint32_t number);
-  void OnEvent(const trace::Event& event);
+  void OnEvent(const Event& event);
   void OnRead(uint64_t iova, ConstBytes data);
   // The ordinal from which the granule's next content may stand, and now it is accessed.
   uint64_t Touch(uint64_t granule);
   void Add(uint64_t ordinal, uint64_t iova, ConstBytes data);
 
-  std::unique_ptr<trace::EventSource> source_;
+  std::unique_ptr<EventSource> source_;
   const uint32_t device_;
   using Page = std::array<uint64_t, kGranulesPerPage>;
   std::unordered_map<uint64_t, Page> next_writable_;
@@ -75,6 +75,6 @@ class GuestWrites {
 };
 
 // True for an event that the guest's side makes: a command to the device.
-bool IsGuestEvent(const trace::Event& event);
+bool IsGuestEvent(const Event& event);
 
-}  // namespace farside::replay
+}  // namespace farside::trace

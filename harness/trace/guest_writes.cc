@@ -1,18 +1,17 @@
-#include "harness/replay/guest_writes.h"
+#include "harness/trace/guest_writes.h"
 
 #include <algorithm>
 
-namespace farside::replay {
+namespace farside::trace {
 
-using trace::Event;
 using vfio_user::Command;
 
 bool IsGuestEvent(const Event& event) {
-  return event.is_message() && event.direction == trace::Direction::kIn && !event.is_reply();
+  return event.is_message() && event.direction == Direction::kIn && !event.is_reply();
 }
 
 Result<std::unique_ptr<GuestWrites>> GuestWrites::Open(const std::string& path, uint32_t device) {
-  auto source = trace::OpenEvents(path);
+  auto source = OpenEvents(path);
   if (!source) return tl::unexpected(source.error());
   return std::unique_ptr<GuestWrites>(new GuestWrites(std::move(*source), device));
 }
@@ -113,4 +112,4 @@ bool GuestWrites::Refused(uint64_t iova, uint64_t size) const {
   });
 }
 
-}  // namespace farside::replay
+}  // namespace farside::trace
