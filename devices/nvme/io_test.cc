@@ -25,6 +25,18 @@ class IoTest : public ControllerTest {
   Bytes Disk(uint64_t block, uint32_t blocks) {
     return disk().data().subspan(block * kBlock, uint64_t{blocks} * kBlock);
   }
+  // Submits reads of blocks 0 to count - 1 to a disk that holds them; their command identifiers.
+  std::vector<uint16_t> SubmitHeldReads(uint64_t count) {
+    disk().Hold();
+    const uint64_t data = driver().Allocate(count * 4096);
+    std::vector<uint16_t> cids;
+    for (uint64_t i = 0; i < count; ++i) {
+      cids.push_back(driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096)));
+    }
+    driver().Ring(1);
+    Run();
+    return cids;
+  }
   uint64_t MakeRanges(std::initializer_list<DsmRange> ranges) {
     uint64_t at = driver().Allocate(4096);
     const uint64_t first = at;
@@ -341,14 +353,7 @@ TEST_P(IoTest, LargerLogicalBlocks) {
 }
 
 TEST_P(IoTest, CompletionsComeInTheOrderOfSubmission) {
-  disk().Hold();
-  const uint64_t data = driver().Allocate(3 * 4096);
-  std::vector<uint16_t> cids;
-  for (uint64_t i = 0; i < 3; ++i) {
-    cids.push_back(driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096)));
-  }
-  driver().Ring(1);
-  Run();
+  const std::vector<uint16_t> cids = SubmitHeldReads(3);
   disk().Release(2);
   Run();
   EXPECT_FALSE(driver().Take(1)) << "the two before it are on their way";
@@ -363,13 +368,7 @@ TEST_P(IoTest, CompletionsComeInTheOrderOfSubmission) {
 }
 
 TEST_P(IoTest, ACommandThatWaitsForItsTurnIsCancelledByAReset) {
-  disk().Hold();
-  const uint64_t data = driver().Allocate(2 * 4096);
-  for (uint64_t i = 0; i < 2; ++i) {
-    driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096));
-  }
-  driver().Ring(1);
-  Run();
+  SubmitHeldReads(2);
   disk().Release(1);
   Run();
   driver().Set(kCc, 0);
@@ -383,14 +382,7 @@ TEST_P(IoTest, ACommandThatWaitsForItsTurnIsCancelledByAReset) {
 TEST_P(IoTest, UnorderedCompletionsComeInTheOrderOfTheDisk) {
   Start({.serial = "test-1", .ordered_completions = false});
   EnableWithQueue();
-  disk().Hold();
-  const uint64_t data = driver().Allocate(3 * 4096);
-  std::vector<uint16_t> cids;
-  for (uint64_t i = 0; i < 3; ++i) {
-    cids.push_back(driver().Put(1, IoCommand(IoOpcode::kRead, i, 1, data + i * 4096)));
-  }
-  driver().Ring(1);
-  Run();
+  const std::vector<uint16_t> cids = SubmitHeldReads(3);
   // The disk ends command 2 first, then 0, then 1.
   for (const size_t pick : {2u, 0u, 1u}) {
     EXPECT_FALSE(driver().Take(1));

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <set>
+#include <deque>
 #include <utility>
 
 #include "base/clock.h"

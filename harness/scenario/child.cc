@@ -104,6 +104,16 @@ Result<std::string> FindProgram(const std::string& name, const std::string& bin_
   return Fail("there is no program {} in --bin-dir, beside farside or in PATH", name);
 }
 
+Result<std::string> MakeDirectory() {
+  const char* const base = std::getenv("TMPDIR");
+  std::string path = fmt::format("{}/farside-XXXXXX", base != nullptr ? base : "/tmp");
+  if (mkdtemp(path.data()) == nullptr) {
+    return FailWith(errno, "cannot make directory {}: {}; set TMPDIR to one that can be written",
+                    path, ErrnoText(errno));
+  }
+  return path;
+}
+
 std::string ExitStatus::Text() const {
   if (!signalled) return fmt::format("exited with status {}", code);
   return fmt::format("was killed by signal {} ({})", code, sigabbrev_np(code));

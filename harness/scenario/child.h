@@ -21,6 +21,9 @@ namespace farside::scenario {
 // nowhere), beside farside and in PATH.
 Result<std::string> FindProgram(const std::string& name, const std::string& bin_dir);
 
+// A fresh directory below TMPDIR, or /tmp; whoever asked removes it.
+Result<std::string> MakeDirectory();
+
 struct ChildOptions {
   std::string program;            // A path.
   std::vector<std::string> args;  // Without the program.

@@ -2,8 +2,6 @@
 
 #include <signal.h>
 
-#include <cerrno>
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -22,12 +20,9 @@ Result<std::unique_ptr<ServedProcess>> ServedProcess::Start(const std::string& p
   const auto path = FindProgram(program, bin_dir);
   if (!path) return tl::unexpected(path.error());
   std::unique_ptr<ServedProcess> process(new ServedProcess);
-  const char* const base = std::getenv("TMPDIR");
-  process->directory_ = fmt::format("{}/farside-XXXXXX", base != nullptr ? base : "/tmp");
-  if (mkdtemp(process->directory_.data()) == nullptr) {
-    return FailWith(errno, "cannot make directory {}: {}; set TMPDIR to one that can be written",
-                    std::exchange(process->directory_, ""), ErrnoText(errno));
-  }
+  auto directory = MakeDirectory();
+  if (!directory) return tl::unexpected(directory.error());
+  process->directory_ = std::move(*directory);
   for (std::string& arg : args) {
     const size_t at = arg.find(kSocketPlace);
     if (at != std::string::npos) arg.replace(at, kSocketPlace.size(), process->socket());

@@ -28,16 +28,6 @@ constexpr uint64_t kConnectRetryNs = 2 * kNsPerMs;
 // For a process to drain and exit after SIGTERM.
 constexpr uint64_t kExitTimeoutNs = 20'000 * kNsPerMs;
 
-Result<std::string> MakeDirectory() {
-  const char* const base = std::getenv("TMPDIR");
-  std::string path = fmt::format("{}/farside-XXXXXX", base != nullptr ? base : "/tmp");
-  if (mkdtemp(path.data()) == nullptr) {
-    return FailWith(errno, "cannot make directory {}: {}; set TMPDIR to one that can be written",
-                    path, ErrnoText(errno));
-  }
-  return path;
-}
-
 // A connected socket; EAGAIN where the server's backlog is full. Never waits.
 Result<UniqueFd> TryConnect(const std::string& path) {
   sockaddr_un address{};
