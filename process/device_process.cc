@@ -77,14 +77,9 @@ DeviceProcess::DeviceProcess(EpollLoop& loop, std::span<const Model* const> mode
 
 DeviceProcess::~DeviceProcess() = default;
 
-Result<block::BlockDevice*> DeviceProcess::ClaimBlock(std::string_view name,
-                                                      std::string_view user) {
-  return graph_.Claim(name, user);
-}
-
 Result<void> DeviceProcess::Build(const CommandLine& line) {
   for (const auto& options : line.blockdevs) {
-    if (auto added = graph_.Add(options, loop_); !added) return added;
+    if (auto added = backends_.graph().Add(options, loop_); !added) return added;
   }
   if (line.trace) {
     if (auto opened = OpenTrace(line); !opened) return opened;
@@ -135,10 +130,9 @@ Result<void> DeviceProcess::AddDevice(const nlohmann::json& options) {
   OptionReader reader("-device", options);
   const std::string driver = reader.RequiredString("driver");
   const std::string id = reader.String("id", driver + std::to_string(units_.size()));
-  const auto model = std::ranges::find(models_, driver, &Model::name);
-  if (model == models_.end()) {
-    return Fail("-device: there is no model {}; -device help lists them", Quote(driver));
-  }
+  const auto model = FindModel(models_, driver);
+  if (!model) return tl::unexpected(model.error());
+  if ((*model)->attach != nullptr) return AttachDevice(**model, id, options);
   if (FindUnit(id) != nullptr) return Fail("-device: two devices have the id {}", Quote(id));
   Unit& unit = units_.emplace_back(loop_, id);
   OptionReader properties("device " + Quote(id), options);
@@ -148,7 +142,8 @@ Result<void> DeviceProcess::AddDevice(const nlohmann::json& options) {
     const auto index = static_cast<uint32_t>(units_.size() - 1);
     unit.tap = std::make_unique<DeviceTap>(*tap_file_, index, unit.slot.env());
   }
-  auto device = (*model)->create(unit.tap ? unit.tap->env() : unit.slot.env(), properties, *this);
+  auto device =
+      (*model)->create(unit.tap ? unit.tap->env() : unit.slot.env(), properties, backends_);
   if (!device) {
     units_.pop_back();
     return tl::unexpected(device.error());
@@ -157,12 +152,22 @@ Result<void> DeviceProcess::AddDevice(const nlohmann::json& options) {
   return {};
 }
 
+Result<void> DeviceProcess::AttachDevice(const Model& model, const std::string& id,
+                                         const nlohmann::json& options) {
+  OptionReader properties("device " + Quote(id), options);
+  properties.RequiredString("driver");
+  properties.String("id", "");
+  return model.attach(loop_, properties, backends_);
+}
+
 Result<void> DeviceProcess::OpenTrace(const CommandLine& line) {
   trace::TraceInfo info{.program = fmt::format("disk-proc {}", kVersion),
                         .args = DeviceArguments(line),
                         .devices = {}};
   for (const auto& options : line.devices) {
     const std::string model = options.value("driver", "");
+    const auto found = FindModel(models_, model);
+    if (found && (*found)->attach != nullptr) continue;
     const std::string id = options.value("id", model + std::to_string(info.devices.size()));
     info.devices.push_back({id, model});
   }
@@ -284,7 +289,7 @@ Task<void> DeviceProcess::ShutDown(int* status) {
     unit.slot.device().Reset(ResetKind::kShutdown);
     co_await unit.slot.device().Drain();
   }
-  const block::IoStatus flushed = co_await graph_.FlushAll();
+  const block::IoStatus flushed = co_await backends_.graph().FlushAll();
   if (!flushed.ok()) {
     LogError("shutdown", "a disk could not be flushed: {}", ErrnoText(flushed.error));
   }

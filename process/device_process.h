@@ -8,24 +8,23 @@
 #include <vector>
 
 #include "base/epoll_loop.h"
-#include "block/graph.h"
-#include "devices/registry/registry.h"
 #include "devices/server/device_tap.h"
 #include "devices/server/slot.h"
 #include "devices/server/vfio_user_server.h"
 #include "process/command_line.h"
+#include "process/process_backends.h"
 
 namespace farside {
 
 // The devices of one process, their back-ends and their servers, on one loop.
-class DeviceProcess final : private Backends {
+class DeviceProcess final {
  public:
   // A drain at the end that takes longer than this is given up, and the process fails.
   static constexpr uint64_t kShutdownTimeoutNs = 10'000'000'000;
 
   // `models` are what -device can make.
   DeviceProcess(EpollLoop& loop, std::span<const Model* const> models);
-  ~DeviceProcess() override;
+  ~DeviceProcess();
 
   // Opens back-ends, then devices, then servers, as the command line has them.
   Result<void> Build(const CommandLine& line);
@@ -47,9 +46,11 @@ class DeviceProcess final : private Backends {
     std::unique_ptr<VfioUserListener> listener;
   };
 
-  Result<block::BlockDevice*> ClaimBlock(std::string_view name, std::string_view user) override;
   Result<void> OpenTrace(const CommandLine& line);
   Result<void> AddDevice(const nlohmann::json& options);
+  // A device on the bus of another.
+  Result<void> AttachDevice(const Model& model, const std::string& id,
+                            const nlohmann::json& options);
   Result<void> AddServer(const nlohmann::json& options);
   Result<void> ServePath(Unit& unit, std::string path);
   Result<void> ServeFd(Unit& unit, int fd);
@@ -61,7 +62,7 @@ class DeviceProcess final : private Backends {
 
   EpollLoop& loop_;
   std::span<const Model* const> models_;
-  block::Graph graph_;
+  ProcessBackends backends_;
   std::unique_ptr<TapFile> tap_file_;
   std::list<Unit> units_;
   std::vector<std::unique_ptr<Stopper>> stoppers_;

@@ -3,10 +3,10 @@
 #include <utility>
 
 #include "base/epoll_loop.h"
-#include "block/graph.h"
 #include "devices/registry/registry.h"
 #include "harness/replay/target.h"
 #include "process/command_line.h"
+#include "process/process_backends.h"
 
 namespace farside::replay {
 namespace {
@@ -99,7 +99,7 @@ class OutputEnvironment final : public DmaSpace, public IrqSink {
   uint64_t output_count_ = 0;
 };
 
-class InProcessTarget final : public Target, private Backends {
+class InProcessTarget final : public Target {
  public:
   explicit InProcessTarget(std::unique_ptr<ManualClock> clock, std::unique_ptr<EpollLoop> loop)
       : clock_(std::move(clock)), loop_(std::move(loop)) {}
@@ -121,24 +121,12 @@ class InProcessTarget final : public Target, private Backends {
     const auto line = ParseCommandLine(static_cast<int>(argv.size()), argv.data());
     if (!line) return tl::unexpected(line.error());
     for (const auto& options : line->blockdevs) {
-      if (auto added = graph_.Add(options, *loop_); !added) return added;
+      if (auto added = backends_.graph().Add(options, *loop_); !added) return added;
     }
-    if (line->devices.size() != 1) {
-      return Fail("the trace is of {} devices: in process one can be replayed; use --level memory",
-                  line->devices.size());
+    for (const auto& options : line->devices) {
+      if (auto made = MakeDevice(options); !made) return made;
     }
-    const auto& options = line->devices.front();
-    const std::string driver = options.value("driver", "");
-    const auto model = std::ranges::find(DiskModels(), driver, &Model::name);
-    if (model == DiskModels().end()) return Fail("there is no device model '{}'", driver);
-    OptionReader reader("device", options);
-    reader.RequiredString("driver");
-    const std::string id = reader.String("id", driver);
-    auto device = (*model)->create(
-        {.id = id, .loop = *loop_, .clock = *clock_, .dma = environment_, .irq = environment_},
-        reader, *this);
-    if (!device) return tl::unexpected(device.error());
-    device_ = std::move(*device);
+    if (!device_) return Fail("the trace names no device");
     return {};
   }
 
@@ -180,7 +168,7 @@ class InProcessTarget final : public Target, private Backends {
       const uint64_t steps = loop_->resumptions();
       loop_->RunReady(1);
       if (loop_->resumptions() != steps) continue;
-      if (graph_.in_flight() == 0) return false;
+      if (backends_.graph().in_flight() == 0) return false;
       loop_->RunOnce(kIoWaitMs);
     }
     return true;
@@ -195,14 +183,30 @@ class InProcessTarget final : public Target, private Backends {
       loop_->RunReady(end - steps);
       // What is missing comes from the kernel, if there is I/O on its way.
       if (loop_->resumptions() != steps) continue;
-      if (graph_.in_flight() == 0) return;
+      if (backends_.graph().in_flight() == 0) return;
       loop_->RunOnce(kIoWaitMs);
     }
   }
 
  private:
-  Result<block::BlockDevice*> ClaimBlock(std::string_view name, std::string_view user) override {
-    return graph_.Claim(name, user);
+  Result<void> MakeDevice(const nlohmann::json& options) {
+    OptionReader reader("device", options);
+    const std::string driver = reader.RequiredString("driver");
+    const std::string id = reader.String("id", driver);
+    const auto model = FindModel(DiskModels(), driver);
+    if (!model) return tl::unexpected(model.error());
+    if ((*model)->attach != nullptr) return (*model)->attach(*loop_, reader, backends_);
+    if (device_) {
+      return Fail(
+          "the trace is of several devices: in process one can be replayed; use --level "
+          "memory");
+    }
+    auto device = (*model)->create(
+        {.id = id, .loop = *loop_, .clock = *clock_, .dma = environment_, .irq = environment_},
+        reader, backends_);
+    if (!device) return tl::unexpected(device.error());
+    device_ = std::move(*device);
+    return {};
   }
 
   static Task<void> Drain(Device& device, bool* drained) {
@@ -220,7 +224,7 @@ class InProcessTarget final : public Target, private Backends {
   std::unique_ptr<EpollLoop> loop_;
   TaskScope scope_;
   uint64_t steps_at_delivery_ = 0;
-  block::Graph graph_;
+  ProcessBackends backends_;
   OutputEnvironment environment_;
   std::unique_ptr<Device> device_;
   Reply reply_;

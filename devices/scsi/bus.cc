@@ -1,0 +1,3 @@
+#include "devices/scsi/bus.h"
+
+namespace farside::scsi {}  // namespace farside::scsi
