@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -73,9 +74,11 @@ void SignalEventfd(int fd) {
 
 uint64_t DrainEventfd(int fd) {
   uint64_t count = 0;
+  const iovec into{&count, sizeof count};
   ssize_t got;
+  // Non-blocking by itself: a peer that got the eventfd may have changed its flags, as QEMU does.
   do {
-    got = read(fd, &count, sizeof count);
+    got = preadv2(fd, &into, 1, -1, RWF_NOWAIT);
   } while (got < 0 && errno == EINTR);
   return got == sizeof count ? count : 0;
 }

@@ -1,5 +1,6 @@
 #include "base/fd.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -60,6 +61,16 @@ TEST(EventfdTest, CountsAndDrains) {
   SignalEventfd(event.get());
   SignalEventfd(event.get());
   EXPECT_EQ(DrainEventfd(event.get()), 2u);
+  EXPECT_EQ(DrainEventfd(event.get()), 0u);
+}
+
+// QEMU makes every descriptor that it is passed a blocking one, for all who share the eventfd.
+TEST(EventfdTest, DrainingNeverWaitsWhateverAPeerDidToItsFlags) {
+  const UniqueFd event = std::move(*MakeEventfd());
+  ASSERT_EQ(fcntl(event.get(), F_SETFL, 0), 0);
+  EXPECT_EQ(DrainEventfd(event.get()), 0u);
+  SignalEventfd(event.get());
+  EXPECT_EQ(DrainEventfd(event.get()), 1u);
   EXPECT_EQ(DrainEventfd(event.get()), 0u);
 }
 

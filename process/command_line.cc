@@ -2,7 +2,9 @@
 
 #include <boost/program_options.hpp>
 #include <sstream>
+#include <utility>
 
+#include "base/options.h"
 #include "process/options.h"
 
 namespace farside {
@@ -23,7 +25,8 @@ po::options_description Described() {
       "make a device; -device help lists the models, -device MODEL,help their properties");
   add("object", po::value<Values>()->composing()->value_name("TYPE,id=ID[,...]"),
       "x-vfio-user-server,id=ID,type=unix,path=PATH,device=DEVICE: serve a device on a UNIX socket "
-      "(type=fd,str=N: on an inherited one)");
+      "(type=fd,str=N: on an inherited one); x-remote-object,id=ID,devid=DEVICE,fd=N: serve it to "
+      "QEMU's x-pci-proxy-dev on inherited socket N");
   add("socket-path", po::value<std::string>()->value_name("PATH"),
       "serve the only -device on the UNIX socket PATH");
   add("fd", po::value<int>()->value_name("N"), "serve the only -device on inherited socket N");
@@ -31,6 +34,11 @@ po::options_description Described() {
       "record what crosses the devices' interfaces, for farside replay");
   add("spin-us", po::value<uint64_t>()->value_name("N"),
       "look for messages for N microseconds before sleeping: faster answers for a CPU (0)");
+  add("machine,M", po::value<std::string>()->value_name("x-remote"),
+      "taken, and nothing else, so that what starts QEMU's remote starts this");
+  add("nodefaults", "the same");
+  add("nographic", "the same");
+  add("display", po::value<std::string>()->value_name("none"), "the same");
   add("version", "print the version");
   add("help,h", "print this text");
   return all;
@@ -47,7 +55,22 @@ Result<void> ParseAll(const po::variables_map& given, const char* option, const 
   return {};
 }
 
+// What QEMU's remote is started with besides.
+Result<void> CheckQemuOptions(const po::variables_map& given) {
+  for (const auto& [option, only] :
+       {std::pair("machine", "x-remote"), std::pair("display", "none")}) {
+    if (given.count(option) == 0) continue;
+    const auto& value = given[option].as<std::string>();
+    if (value != only) {
+      return Fail("-{} {}: a device process has none; leave it out, or give {}", option,
+                  Quote(value), only);
+    }
+  }
+  return {};
+}
+
 Result<void> Fill(const po::variables_map& given, CommandLine* line) {
+  if (auto ok = CheckQemuOptions(given); !ok) return ok;
   if (auto ok = ParseAll(given, "blockdev", "driver", &line->blockdevs); !ok) return ok;
   if (auto ok = ParseAll(given, "device", "driver", &line->devices); !ok) return ok;
   if (auto ok = ParseAll(given, "object", "qom-type", &line->objects); !ok) return ok;
@@ -104,7 +127,7 @@ std::vector<std::string> DeviceArguments(const CommandLine& line) {
 std::string CommandLineHelp(const std::string& name) {
   std::ostringstream text;
   text << "Usage: " << name << " [FD] -blockdev ... -device ... -object ...\n\n"
-       << "Emulates devices in a process of their own and serves them over vfio-user.\n"
+       << "Emulates devices in a process of their own and serves them over vfio-user or mpqemu.\n"
        << "FD is the primary channel: an inherited socket; when its other end is closed, the\n"
        << "process drains and exits.\n\n"
        << Described() << "\nExample:\n  " << name

@@ -17,6 +17,7 @@
 #include "base/options.h"
 #include "base/version.h"
 #include "block/drivers.h"
+#include "devices/server/mpqemu_server.h"
 #include "devices/server/sigbus.h"
 #include "protocol/trace/trace_writer.h"
 
@@ -93,12 +94,14 @@ Result<void> DeviceProcess::Build(const CommandLine& line) {
   if (line.socket_path) {
     auto unit = OnlyUnit("--socket-path");
     if (!unit) return tl::unexpected(unit.error());
+    if ((*unit)->server) return Fail("device {} is served twice", Quote((*unit)->slot.id()));
     if (auto served = ServePath(**unit, *line.socket_path); !served) return served;
   }
   if (line.fd) {
     auto unit = OnlyUnit("--fd");
     if (!unit) return tl::unexpected(unit.error());
-    if (auto served = ServeFd(**unit, *line.fd); !served) return served;
+    if ((*unit)->server) return Fail("device {} is served twice", Quote((*unit)->slot.id()));
+    if (auto served = ServeFd(**unit, *line.fd, "--fd"); !served) return served;
   }
   if (line.primary_fd) {
     if (auto watched = WatchPrimary(*line.primary_fd); !watched) return watched;
@@ -108,7 +111,7 @@ Result<void> DeviceProcess::Build(const CommandLine& line) {
   if (!served) {
     return Fail(
         "no device is served: give a -device, and an -object x-vfio-user-server or "
-        "--socket-path for it");
+        "x-remote-object, or --socket-path, for it");
   }
   return {};
 }
@@ -180,14 +183,17 @@ Result<void> DeviceProcess::OpenTrace(const CommandLine& line) {
 Result<void> DeviceProcess::AddServer(const nlohmann::json& options) {
   OptionReader reader("-object", options);
   const std::string type = reader.RequiredString("qom-type");
-  if (type != "x-vfio-user-server") {
-    return Fail("-object: there is no type {}; x-vfio-user-server is the one there is",
-                Quote(type));
-  }
   reader.RequiredString("id");
+  if (type == "x-vfio-user-server") return AddVfioUserServer(reader);
+  if (type == "x-remote-object") return AddMpqemuServer(reader);
+  return Fail("-object: there is no type {}; there are x-vfio-user-server and x-remote-object",
+              Quote(type));
+}
+
+Result<void> DeviceProcess::AddVfioUserServer(OptionReader& reader) {
   const std::string device = reader.RequiredString("device");
   // QEMU's socket address stands beside the other options or below "socket".
-  const std::string prefix = options.contains("socket") ? "socket." : "";
+  const std::string prefix = reader.Value("socket") != nullptr ? "socket." : "";
   enum class Address { kUnix, kFd };
   static constexpr OptionWord<Address> kAddresses[] = {{"unix", Address::kUnix},
                                                        {"fd", Address::kFd}};
@@ -196,13 +202,31 @@ Result<void> DeviceProcess::AddServer(const nlohmann::json& options) {
   const std::string path = by_path ? reader.RequiredString(prefix + "path") : "";
   const uint64_t fd = by_path ? 0 : reader.Number(prefix + "str", UINT64_MAX, 0, INT32_MAX);
   if (auto finished = reader.Finish(); !finished) return finished;
-  Unit* unit = FindUnit(device);
-  if (unit == nullptr) return Fail("-object: there is no -device with id {}", Quote(device));
-  return by_path ? ServePath(*unit, path) : ServeFd(*unit, static_cast<int>(fd));
+  auto unit = FindUnserved(device);
+  if (!unit) return tl::unexpected(unit.error());
+  return by_path ? ServePath(**unit, path)
+                 : ServeFd(**unit, static_cast<int>(fd), "-object x-vfio-user-server, str");
+}
+
+Result<void> DeviceProcess::AddMpqemuServer(OptionReader& reader) {
+  const std::string device = reader.RequiredString("devid");
+  const uint64_t fd = reader.Number("fd", UINT64_MAX, 0, INT32_MAX);
+  if (auto finished = reader.Finish(); !finished) return finished;
+  auto unit = FindUnserved(device);
+  if (!unit) return tl::unexpected(unit.error());
+  auto socket = TakeInherited(static_cast<int>(fd), "-object x-remote-object, fd");
+  if (!socket) return tl::unexpected(socket.error());
+  return ServeClient(**unit, std::move(*socket), std::make_unique<MpqemuServer>((*unit)->slot));
+}
+
+Result<DeviceProcess::Unit*> DeviceProcess::FindUnserved(const std::string& id) {
+  Unit* unit = FindUnit(id);
+  if (unit == nullptr) return Fail("-object: there is no -device with id {}", Quote(id));
+  if (unit->server) return Fail("device {} is served twice", Quote(id));
+  return unit;
 }
 
 Result<void> DeviceProcess::ServePath(Unit& unit, std::string path) {
-  if (unit.server) return Fail("device {} is served twice", Quote(unit.slot.id()));
   auto server = std::make_unique<VfioUserServer>(unit.slot);
   auto socket = ListenUnix(path);
   if (!socket) return tl::unexpected(socket.error());
@@ -214,28 +238,31 @@ Result<void> DeviceProcess::ServePath(Unit& unit, std::string path) {
   return {};
 }
 
-Result<void> DeviceProcess::ServeFd(Unit& unit, int number) {
-  if (unit.server) return Fail("device {} is served twice", Quote(unit.slot.id()));
-  auto socket = TakeInherited(number, "--fd");
+Result<void> DeviceProcess::ServeFd(Unit& unit, int number, std::string_view option) {
+  auto socket = TakeInherited(number, option);
   if (!socket) return tl::unexpected(socket.error());
   auto server = std::make_unique<VfioUserServer>(unit.slot);
-  if (IsListening(number)) {
-    auto listener =
-        VfioUserListener::Create(loop_, *server, unit.slot.id(), std::move(*socket), "");
-    if (!listener) return tl::unexpected(listener.error());
-    unit.listener = std::move(*listener);
-  } else {
-    auto transport = SocketTransport::Create(std::move(*socket));
-    if (!transport) return tl::unexpected(transport.error());
-    if (auto accepted = server->Accept(std::move(*transport)); !accepted) return accepted;
-    // Nobody can come after this client: when the last such one has gone, so does the process.
-    server->set_on_disconnect([this] {
-      const bool more = std::ranges::any_of(units_, [](const Unit& other) {
-        return other.listener || (other.server && other.server->connected());
-      });
-      if (!more) loop_.Stop();
+  if (!IsListening(number)) return ServeClient(unit, std::move(*socket), std::move(server));
+  auto listener = VfioUserListener::Create(loop_, *server, unit.slot.id(), std::move(*socket), "");
+  if (!listener) return tl::unexpected(listener.error());
+  unit.listener = std::move(*listener);
+  unit.server = std::move(server);
+  return {};
+}
+
+Result<void> DeviceProcess::ServeClient(Unit& unit, UniqueFd socket,
+                                        std::unique_ptr<DeviceServer> server) {
+  auto transport = SocketTransport::Create(std::move(socket));
+  if (!transport) return tl::unexpected(transport.error());
+  if (auto accepted = server->Accept(std::move(*transport)); !accepted) return accepted;
+  // Nobody can come after this client: when the last such one has gone, so does the process.
+  server->set_on_disconnect([this, served = server.get()] {
+    client_failed_ |= served->client_failed();
+    const bool more = std::ranges::any_of(units_, [](const Unit& other) {
+      return other.listener || (other.server && other.server->connected());
     });
-  }
+    if (!more) loop_.Stop();
+  });
   unit.server = std::move(server);
   return {};
 }
@@ -293,7 +320,7 @@ Task<void> DeviceProcess::ShutDown(int* status) {
   if (!flushed.ok()) {
     LogError("shutdown", "a disk could not be flushed: {}", ErrnoText(flushed.error));
   }
-  *status = flushed.ok() ? 0 : 1;
+  *status = flushed.ok() && !client_failed_ ? 0 : 1;
   if (!tap_file_) co_return;
   if (const auto finished = tap_file_->Finish(); !finished) {
     LogError("trace", "{}", finished.error().message);

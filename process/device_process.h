@@ -16,6 +16,8 @@
 
 namespace farside {
 
+class OptionReader;
+
 // The devices of one process, their back-ends and their servers, on one loop.
 class DeviceProcess final {
  public:
@@ -31,7 +33,7 @@ class DeviceProcess final {
 
   // Serves until SIGTERM or SIGINT, or until the primary channel or the only inherited client is
   // gone; then drains, flushes and gives the exit status: 0, or 1 when something could not be
-  // flushed in time.
+  // flushed in time, or an inherited client broke its protocol.
   int Run();
 
  private:
@@ -42,7 +44,7 @@ class DeviceProcess final {
 
     std::unique_ptr<DeviceTap> tap;
     Slot slot;
-    std::unique_ptr<VfioUserServer> server;
+    std::unique_ptr<DeviceServer> server;
     std::unique_ptr<VfioUserListener> listener;
   };
 
@@ -52,8 +54,13 @@ class DeviceProcess final {
   Result<void> AttachDevice(const Model& model, const std::string& id,
                             const nlohmann::json& options);
   Result<void> AddServer(const nlohmann::json& options);
+  Result<void> AddVfioUserServer(OptionReader& reader);
+  Result<void> AddMpqemuServer(OptionReader& reader);
   Result<void> ServePath(Unit& unit, std::string path);
-  Result<void> ServeFd(Unit& unit, int fd);
+  Result<void> ServeFd(Unit& unit, int fd, std::string_view option);
+  // By the socket of a client that is there already.
+  Result<void> ServeClient(Unit& unit, UniqueFd socket, std::unique_ptr<DeviceServer> server);
+  Result<Unit*> FindUnserved(const std::string& id);
   Result<Unit*> OnlyUnit(std::string_view option);
   Unit* FindUnit(std::string_view id);
   Result<void> WatchPrimary(int fd);
@@ -66,6 +73,7 @@ class DeviceProcess final {
   std::unique_ptr<TapFile> tap_file_;
   std::list<Unit> units_;
   std::vector<std::unique_ptr<Stopper>> stoppers_;
+  bool client_failed_ = false;  // One that came with the process broke its protocol.
   TaskScope scope_;
 };
 

@@ -20,7 +20,6 @@
 #include "base/fd.h"
 #include "protocol/device_client.h"
 #include "protocol/dma_windows.h"
-#include "protocol/frame_stream.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
 

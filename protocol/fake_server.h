@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "protocol/frame_stream.h"
 #include "protocol/test_support.h"
+#include "protocol/vfio_user_codec.h"
 
 namespace farside::vfio_user {
 

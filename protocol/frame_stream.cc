@@ -7,24 +7,29 @@
 #include <utility>
 
 #include "base/check.h"
+#include "protocol/mpqemu_codec.h"
+#include "protocol/vfio_user_codec.h"
 
-namespace farside::vfio_user {
+namespace farside {
 
-std::optional<Header> FrameReader::HeaderAt(size_t at) const {
+template <typename Frame>
+auto BasicFrameReader<Frame>::HeaderAt(size_t at) const -> std::optional<Header> {
   if (end_ - at < sizeof(Header)) return std::nullopt;
   Header header;
   std::memcpy(&header, buffer_.data() + at, sizeof header);
   return header;
 }
 
-void FrameReader::MakeRoom() {
+template <typename Frame>
+void BasicFrameReader<Frame>::MakeRoom() {
   if (begin_ == end_) {
     begin_ = end_ = 0;
     return;
   }
   const auto header = HeaderAt(begin_);
   // Next has refused a size over the limit before we come here again.
-  const size_t needed = header ? std::min(header->size, max_message_size_) : sizeof(Header);
+  const size_t needed =
+      header ? std::min<uint64_t>(FrameSize(*header), max_message_size_) : sizeof(Header);
   if (begin_ + needed <= buffer_.size() && end_ < buffer_.size()) return;
   std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
   end_ -= begin_;
@@ -34,7 +39,8 @@ void FrameReader::MakeRoom() {
   }
 }
 
-Result<FrameReader::Status> FrameReader::Fill(Transport& transport) {
+template <typename Frame>
+Result<FillStatus> BasicFrameReader<Frame>::Fill(Transport& transport) {
   MakeRoom();
   std::vector<UniqueFd> fds;
   const ssize_t got = transport.Receive(Bytes(buffer_).subspan(end_), fds);
@@ -58,11 +64,13 @@ Result<FrameReader::Status> FrameReader::Fill(Transport& transport) {
   return Status::kData;
 }
 
-Result<void> FrameReader::AttachFds(std::vector<UniqueFd> fds) {
+template <typename Frame>
+Result<void> BasicFrameReader<Frame>::AttachFds(std::vector<UniqueFd> fds) {
   size_t frame = begin_;
   while (const auto header = HeaderAt(frame)) {
-    if (header->size < sizeof(Header)) break;  // Out of step; Next says so.
-    const size_t next = frame + header->size;
+    const uint64_t size = FrameSize(*header);
+    if (size < sizeof(Header)) break;  // Out of step; Next says so.
+    const size_t next = frame + size;
     if (next >= end_) break;
     frame = next;
   }
@@ -73,48 +81,54 @@ Result<void> FrameReader::AttachFds(std::vector<UniqueFd> fds) {
     groups_.push_back({frame_at, std::move(fds)});
   }
   const size_t count = groups_.back().fds.size();
-  if (count > kMaxMessageFds) {
-    return FailWith(EMSGSIZE, "a message came with {} fds; {} is the most", count, kMaxMessageFds);
+  if (count > kMaxFrameFds) {
+    return FailWith(EMSGSIZE, "a message came with {} fds; {} is the most", count, kMaxFrameFds);
   }
   return {};
 }
 
-std::optional<Header> FrameReader::Peek() const {
+template <typename Frame>
+auto BasicFrameReader<Frame>::Peek() const -> std::optional<Header> {
   const auto header = HeaderAt(begin_);
-  if (!header || end_ - begin_ < header->size) return std::nullopt;
+  if (!header || end_ - begin_ < FrameSize(*header)) return std::nullopt;
   return header;
 }
 
-Result<std::optional<Frame>> FrameReader::Next() {
+template <typename Frame>
+Result<std::optional<Frame>> BasicFrameReader<Frame>::Next() {
   const auto header = HeaderAt(begin_);
   if (!header) return std::nullopt;
   if (const auto checked = CheckHeader(*header, max_message_size_); !checked) {
     return tl::unexpected(checked.error());
   }
-  if (end_ - begin_ < header->size) return std::nullopt;
-  Frame frame{.header = *header,
-              .payload = ConstBytes(buffer_).subspan(begin_ + sizeof(Header),
-                                                     header->size - sizeof(Header))};
+  const uint64_t size = FrameSize(*header);
+  if (end_ - begin_ < size) return std::nullopt;
+  Frame frame{
+      .header = *header,
+      .payload = ConstBytes(buffer_).subspan(begin_ + sizeof(Header), size - sizeof(Header))};
   if (!groups_.empty() && groups_.front().frame_at == stream_at_) {
     frame.fds = std::move(groups_.front().fds);
     groups_.erase(groups_.begin());
   }
-  begin_ += header->size;
-  stream_at_ += header->size;
+  begin_ += size;
+  stream_at_ += size;
   return frame;
 }
 
-Bytes FrameWriter::Append(const Header& header) {
+template class BasicFrameReader<vfio_user::Frame>;
+template class BasicFrameReader<mpqemu::Frame>;
+
+Bytes FrameWriter::AppendFrame(ConstBytes header, uint64_t size) {
   const size_t at = buffer_.size();
-  buffer_.resize(at + header.size);
-  std::memcpy(buffer_.data() + at, &header, sizeof header);
-  return Bytes(buffer_).subspan(at + sizeof header, header.size - sizeof header);
+  buffer_.resize(at + size);
+  const Bytes frame = Bytes(buffer_).subspan(at);
+  Copy(frame.first(header.size()), header);
+  return frame.subspan(header.size());
 }
 
-void FrameWriter::Append(const Header& header, ConstBytes payload, std::vector<UniqueFd> fds) {
-  CHECK(header.size == sizeof header + payload.size());
+void FrameWriter::AppendFrame(ConstBytes header, ConstBytes payload, std::vector<UniqueFd> fds) {
   const size_t begin = buffer_.size();
-  Copy(Append(header), payload);
+  Copy(AppendFrame(header, header.size() + payload.size()), payload);
   if (!fds.empty()) fd_frames_.push_back({begin, buffer_.size(), std::move(fds)});
 }
 
@@ -179,4 +193,4 @@ Result<bool> FrameWriter::Flush(Transport& transport) {
   return true;
 }
 
-}  // namespace farside::vfio_user
+}  // namespace farside

@@ -3,29 +3,42 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/check.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "protocol/transport.h"
-#include "protocol/vfio_user_codec.h"
 
-namespace farside::vfio_user {
+namespace farside {
+
+// The most fds that come with one frame.
+inline constexpr size_t kMaxFrameFds = 16;
+
+// What a receive brought.
+enum class FillStatus { kData, kAgain, kEnd };
 
 // Splits a stream into frames and gives each the fds that came with it. One receive may return
 // several frames, and frames without fds joined to one with fds: the fds belong to the last frame
 // begun in that receive.
-class FrameReader {
+//
+// A protocol is its Frame (header, payload, fds) and two functions beside it: FrameSize(header), of
+// the whole frame in bytes, and CheckHeader(header, limit), an Error where the stream is out of
+// step or a frame larger than `limit`.
+template <typename Frame>
+class BasicFrameReader {
  public:
-  enum class Status { kData, kAgain, kEnd };
+  using Header = decltype(Frame::header);
+  using Status = FillStatus;
 
-  explicit FrameReader(uint32_t max_message_size) : max_message_size_(max_message_size) {}
+  explicit BasicFrameReader(uint32_t max_message_size) : max_message_size_(max_message_size) {}
 
-  // After VERSION negotiated another size.
+  // After another size was negotiated.
   void set_max_message_size(uint32_t size) { max_message_size_ = size; }
 
-  // Receives once. An Error: the end inside a frame, more than kMaxMessageFds fds for one frame,
+  // Receives once. An Error: the end inside a frame, more than kMaxFrameFds fds for one frame,
   // and every error of the transport. Invalidates the payloads of earlier frames.
   Result<Status> Fill(Transport& transport);
 
@@ -57,9 +70,16 @@ class FrameReader {
 class FrameWriter {
  public:
   // Appends a frame and returns its payload to be filled before the next call.
-  Bytes Append(const Header& header);
+  template <typename Header>
+  Bytes Append(const Header& header) {
+    return AppendFrame(AsBytes(header), FrameSize(header));
+  }
   // Appends a frame whose payload is `payload` and which carries `fds`.
-  void Append(const Header& header, ConstBytes payload, std::vector<UniqueFd> fds);
+  template <typename Header>
+  void Append(const Header& header, ConstBytes payload, std::vector<UniqueFd> fds) {
+    CHECK(FrameSize(header) == sizeof header + payload.size());
+    AppendFrame(AsBytes(header), payload, std::move(fds));
+  }
   // Appends bytes as they are: part of a frame, several, or nothing of the kind. `fds`, at most
   // kMaxPassedFds, go with the first of them.
   void AppendRaw(ConstBytes bytes, std::vector<UniqueFd> fds);
@@ -76,6 +96,8 @@ class FrameWriter {
     std::vector<UniqueFd> fds;
   };
 
+  Bytes AppendFrame(ConstBytes header, uint64_t size);
+  void AppendFrame(ConstBytes header, ConstBytes payload, std::vector<UniqueFd> fds);
   void DropSent();
   Result<bool> SendUpTo(Transport& transport, size_t end, std::span<const int> fds);
 
@@ -84,4 +106,4 @@ class FrameWriter {
   std::vector<FdFrame> fd_frames_;  // Not yet sent, in order.
 };
 
-}  // namespace farside::vfio_user
+}  // namespace farside

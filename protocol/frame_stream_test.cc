@@ -1,4 +1,4 @@
-#include "protocol/frame_stream.h"
+#include "protocol/vfio_user_codec.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "protocol/frame_stream.h"
 #include "protocol/vfio_user.h"
 #include "protocol/vfio_user_extensions.h"
 
@@ -26,6 +27,12 @@ struct Frame {
   bool is_reply() const { return (header.flags & kFlagTypeMask) == kFlagTypeReply; }
   bool no_reply() const { return (header.flags & kFlagNoReply) != 0; }
 };
+
+using FrameReader = BasicFrameReader<Frame>;
+using farside::FrameWriter;
+
+// Of the whole message, in bytes.
+inline uint64_t FrameSize(const Header& header) { return header.size; }
 
 // Requests: the fixed fields as they lie on the wire, and what follows them.
 struct VersionRequest {

@@ -7,7 +7,7 @@
 
 #include "base/loop.h"
 #include "devices/server/dma_table.h"
-#include "protocol/frame_stream.h"
+#include "protocol/vfio_user_codec.h"
 
 namespace farside {
 

@@ -46,8 +46,19 @@ Result<void> IrqTable::Arm(IrqIndex index, uint32_t start, std::vector<UniqueFd>
   }
   if (index == IrqIndex::kIntx && !fds.empty()) {
     intx_masked_ = false;
+    intx_resampled_ = false;
     FireIntx();
   }
+  return {};
+}
+
+Result<void> IrqTable::ArmIntxResampled(UniqueFd interrupt, UniqueFd resample) {
+  if (const auto prepared = PrepareEventfd(interrupt.get()); !prepared) return prepared;
+  if (const auto watched = SetIntxUnmaskFd(std::move(resample)); !watched) return watched;
+  entries(IrqIndex::kIntx).front() = {.eventfd = std::move(interrupt)};
+  intx_masked_ = false;
+  intx_resampled_ = true;
+  FireIntx();
   return {};
 }
 
@@ -77,6 +88,7 @@ void IrqTable::DisarmAll() {
   }
   unmask_watcher_.reset();
   intx_masked_ = false;
+  intx_resampled_ = false;
 }
 
 void IrqTable::Trigger(IrqIndex index, uint32_t vector) {
@@ -120,15 +132,17 @@ void IrqTable::SetIntx(bool asserted) {
   const bool rises = asserted && !intx_asserted_;
   intx_asserted_ = asserted;
   const auto& intx = entries(IrqIndex::kIntx);
-  if (intx.empty() || intx.front().inband == nullptr) return FireIntx();
-  if (rises) Send(IrqIndex::kIntx, 0);
+  if (intx.empty()) return;
+  const bool by_edge = intx.front().inband != nullptr || intx_resampled_;
+  if (!by_edge) return FireIntx();
+  if (rises && intx.front().armed()) Send(IrqIndex::kIntx, 0);
 }
 
 void IrqTable::FireIntx() {
   if (!intx_asserted_ || intx_masked_ || entries(IrqIndex::kIntx).empty()) return;
   const Entry& entry = entries(IrqIndex::kIntx).front();
   if (!entry.eventfd) return;
-  intx_masked_ = true;
+  intx_masked_ = !intx_resampled_;
   SignalEventfd(entry.eventfd.get());
 }
 

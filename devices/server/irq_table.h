@@ -46,6 +46,9 @@ class IrqTable final : public IrqSink {
   // The same in-band: by `channel` until they are disarmed. INTx is sent each time it is asserted,
   // and never masked.
   void ArmInband(IrqIndex index, uint32_t start, uint32_t count, InbandInterrupts& channel);
+  // INTx by two eventfds, as mpqemu and KVM's resampling have it: `interrupt` is signalled at each
+  // rise of the line and, while it is up, at each signal of `resample`. Never masked by itself.
+  Result<void> ArmIntxResampled(UniqueFd interrupt, UniqueFd resample);
   // Takes their eventfds away. Ranges are the caller's to check, here and below.
   void Disarm(IrqIndex index, uint32_t start, uint32_t count);
   void DisarmAll();
@@ -101,6 +104,7 @@ class IrqTable final : public IrqSink {
   std::array<std::vector<Entry>, kIrqIndexCount> entries_;
   bool intx_asserted_ = false;
   bool intx_masked_ = false;
+  bool intx_resampled_ = false;  // By ArmIntxResampled.
   std::unique_ptr<UnmaskWatcher> unmask_watcher_;
 };
 

@@ -19,9 +19,9 @@
 #include "devices/core/pci_device.h"
 #include "devices/server/slot.h"
 #include "devices/server/vfio_user_server.h"
-#include "protocol/frame_stream.h"
 #include "protocol/test_support.h"
 #include "protocol/transport.h"
+#include "protocol/vfio_user_codec.h"
 
 namespace farside {
 

@@ -34,7 +34,7 @@ VfioUserServer::VfioUserServer(Slot& slot)
       }) {}
 
 VfioUserServer::~VfioUserServer() {
-  on_disconnect_ = nullptr;  // Who is told may be half destroyed.
+  set_on_disconnect(nullptr);  // Who is told may be half destroyed.
   Disconnect();
 }
 
@@ -52,6 +52,7 @@ Result<void> VfioUserServer::Accept(std::unique_ptr<Transport> transport) {
   }
   const int fd = transport->fd();
   connection_ = std::make_unique<Connection>(std::move(transport));
+  client_failed_ = false;
   ++epoch_;
   if (fd < 0) return {};
   auto watched = connection_->watch.Start(slot_.loop(), fd, EPOLLIN, *this);
@@ -68,12 +69,13 @@ void VfioUserServer::Disconnect() {
   slot_.irqs().DisarmAll();
   slot_.clock().MakeReal();
   slot_.device().OnDmaChanged();
-  if (on_disconnect_) on_disconnect_();
+  NotifyDisconnected();
 }
 
 void VfioUserServer::Break(std::string_view why) {
   LogWarning(slot_.id(), "the client's channel is closed: {}", why);
   connection_->broken = true;
+  client_failed_ = true;
 }
 
 void VfioUserServer::OnReady(uint32_t events) {

@@ -3,18 +3,17 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/epoll_loop.h"
+#include "devices/server/device_server.h"
 #include "devices/server/doorbells.h"
 #include "devices/server/migration.h"
 #include "devices/server/slot.h"
 #include "protocol/capabilities.h"
-#include "protocol/frame_stream.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
 
@@ -23,7 +22,8 @@ namespace farside {
 // Serves one client at a time, and the next when it is gone; the device keeps its state between
 // them. Commands are carried out in their order. A command that has to wait for the device (RESET,
 // UNMAP, a migration state) holds back the commands behind it, never the replies to DMA.
-class VfioUserServer final : private FdWatcher,
+class VfioUserServer final : public DeviceServer,
+                             private FdWatcher,
                              private DmaMessages::Channel,
                              private InbandInterrupts {
  public:
@@ -45,15 +45,12 @@ class VfioUserServer final : private FdWatcher,
   explicit VfioUserServer(Slot& slot);
   ~VfioUserServer() override;
 
-  // Takes a connected client; refused with a sentence while another is served or the device is
-  // still busy with what a dead client left. A client that has hung up is no other one: what it
-  // still sent is carried out first.
-  Result<void> Accept(std::unique_ptr<Transport> transport);
-  // Ends the connection: its windows and interrupts are gone, waits for its DMA are cancelled.
-  void Disconnect();
-  bool connected() const { return connection_ != nullptr; }
-  // Called at the end of each connection, but for one that the server's own end cuts off.
-  void set_on_disconnect(std::function<void()> call) { on_disconnect_ = std::move(call); }
+  // A client that has hung up is no other one: what it still sent is carried out first.
+  Result<void> Accept(std::unique_ptr<Transport> transport) override;
+  // Waits for the client's DMA are cancelled, too.
+  void Disconnect() override;
+  bool connected() const override { return connection_ != nullptr; }
+  bool client_failed() const override { return client_failed_; }
 
   // For transports without a file descriptor: receives and handles what there is.
   void Pump() {
@@ -177,7 +174,7 @@ class VfioUserServer final : private FdWatcher,
   Timer resume_timer_;
   TaskScope scope_;
   Counters counters_;
-  std::function<void()> on_disconnect_;
+  bool client_failed_ = false;
 };
 
 // Accepts the clients of one listening socket for one server.

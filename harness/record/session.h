@@ -20,7 +20,6 @@
 #include "devices/server/dma_table.h"
 #include "harness/record/irq_relay.h"
 #include "harness/record/recording.h"
-#include "protocol/frame_stream.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
 

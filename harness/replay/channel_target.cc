@@ -7,8 +7,8 @@
 #include "base/clock.h"
 #include "harness/replay/target.h"
 #include "protocol/capabilities.h"
-#include "protocol/frame_stream.h"
 #include "protocol/transport.h"
+#include "protocol/vfio_user_codec.h"
 #include "protocol/vfio_user_extensions.h"
 
 namespace farside::replay {

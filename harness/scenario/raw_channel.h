@@ -11,8 +11,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "protocol/frame_stream.h"
 #include "protocol/transport.h"
+#include "protocol/vfio_user_codec.h"
 
 namespace farside::scenario {
 
