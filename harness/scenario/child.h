@@ -29,6 +29,7 @@ struct ChildOptions {
   std::vector<std::string> args;  // Without the program.
   std::string directory;          // Where it runs.
   uint64_t max_fds = 0;           // RLIMIT_NOFILE; 0: as it is.
+  int inherit = -1;               // A descriptor it gets under the same number; -1: none.
 };
 
 // How a process ended.

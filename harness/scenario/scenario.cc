@@ -23,10 +23,24 @@ constexpr uint64_t kMaxTimeoutMs = 24ull * 3600 * 1000;
 
 constexpr std::string_view kModes[] = {"fd", "message"};
 
+constexpr std::string_view kProtocols[] = {"vfio-user", "mpqemu"};
+
+constexpr Param kQemuFields[] = {
+    {"devid", Type::kText, "the id of the device that is served", true},
+    {"args", Type::kTexts, "what makes the device: -device, -blockdev and the like", true},
+    {"exec", Type::kText, "the QEMU", false, "qemu-system-x86_64"},
+};
+
 constexpr Param kProcessFields[] = {
     {"id", Type::kText, "what steps and devices call it", true},
     {"exec", Type::kText,
-     "a path, or a program that is looked for in --bin-dir, beside farside, and in PATH", true},
+     "a path, or a program that is looked for in --bin-dir, beside farside, and in PATH"},
+    {.name = "qemu",
+     .type = Type::kRecord,
+     .help =
+         "instead of exec and args: QEMU's own device model, as -machine x-remote serves it over "
+         "mpqemu",
+     .fields = kQemuFields},
     {"args", Type::kTexts, "its arguments; paths are relative to the scenario's own directory"},
     {"max_fds",
      Type::kNumber,
@@ -39,8 +53,15 @@ constexpr Param kProcessFields[] = {
 
 constexpr Param kDeviceFields[] = {
     {"id", Type::kText, "what steps call it; steps that name no device mean the first", true},
+    {.name = "protocol",
+     .type = Type::kWord,
+     .help =
+         "what its server speaks; with mpqemu its process gets a connected socket, whose number "
+         "takes the place of %FD% in its arguments",
+     .fallback = "vfio-user",
+     .words = kProtocols},
     {"socket", Type::kText,
-     "the UNIX socket it is served on, relative to the scenario's own directory", true},
+     "the UNIX socket it is served on, relative to the scenario's own directory; not with mpqemu"},
     {"process", Type::kText, "the process that serves it; default: one that runs already"},
     {"connect", Type::kBool, "connect and map the memory before the first step; else connect does",
      false, "on"},
@@ -71,7 +92,7 @@ constexpr Param kScenarioFields[] = {
     {.name = "modes",
      .type = Type::kTexts,
      .help = "how devices reach the memory: fd and message, which is the default; leaving one out "
-             "needs a reason"},
+             "needs a reason. With mpqemu it is fd"},
     {"reason", Type::kText, "why one of the modes makes no sense here"},
     {"irqs_vary", Type::kText,
      "why the number of interrupts may differ between the modes; it is not compared then"},
@@ -96,17 +117,60 @@ Result<void> CheckId(std::string_view what, const std::string& id, std::set<std:
   return {};
 }
 
+// The command line of QEMU's remote for one device.
+std::vector<std::string> QemuArguments(const Args& qemu) {
+  std::vector<std::string> args{"-machine", "x-remote", "-nodefaults", "-display", "none"};
+  const auto& own = qemu.Texts("args");
+  args.insert(args.end(), own.begin(), own.end());
+  args.push_back("-object");
+  args.push_back(
+      fmt::format("x-remote-object,id=farside,devid={},fd={}", qemu.Text("devid"), kFdPlace));
+  return args;
+}
+
 Result<void> ReadProcesses(const Args& args, Scenario* out) {
   std::set<std::string> ids;
   for (const Args& process : args.Records("processes")) {
+    const bool qemu = process.Has("qemu");
     ProcessSpec spec{.id = process.Text("id"),
-                     .program = process.Text("exec"),
-                     .args = process.Texts("args"),
                      .max_fds = process.Number("max_fds", 0),
-                     .start = process.Flag("start")};
+                     .start = process.Flag("start"),
+                     .qemu_remote = qemu};
+    if (qemu == process.Has("exec") || (qemu && process.Has("args"))) {
+      return Fail("process {} needs either \"exec\", with \"args\", or \"qemu\"", Quote(spec.id));
+    }
+    spec.program = (qemu ? process.Record("qemu") : process).Text("exec");
+    spec.args = qemu ? QemuArguments(process.Record("qemu")) : process.Texts("args");
     if (auto ok = CheckId("process", spec.id, &ids); !ok) return ok;
     out->processes.push_back(std::move(spec));
   }
+  return {};
+}
+
+Result<void> CheckDevice(const DeviceSpec& spec, const Scenario& scenario) {
+  const auto process = std::ranges::find(scenario.processes, spec.process, &ProcessSpec::id);
+  if (!spec.process.empty() && process == scenario.processes.end()) {
+    return Fail("device {} is served by process {}, which is not among the processes",
+                Quote(spec.id), Quote(spec.process));
+  }
+  if (spec.protocol == Protocol::kVfioUser) {
+    if (spec.socket.empty()) return Fail("device {} needs \"socket\"", Quote(spec.id));
+    return {};
+  }
+  if (!spec.socket.empty() || spec.process.empty()) {
+    return Fail("device {} speaks mpqemu: it needs \"process\" and no \"socket\"", Quote(spec.id));
+  }
+  const bool takes_fd = std::ranges::any_of(process->args, [](const std::string& arg) {
+    return arg.find(kFdPlace) != std::string::npos;
+  });
+  if (!takes_fd) {
+    return Fail(
+        "process {} is to speak mpqemu, but no argument of its has {}: it takes "
+        "-object x-remote-object,id=r,devid=ID,fd={}",
+        Quote(spec.process), kFdPlace, kFdPlace);
+  }
+  const bool alone = std::ranges::count(scenario.devices, spec.process, &DeviceSpec::process) == 0;
+  if (!alone) return Fail("process {} speaks mpqemu for one device", Quote(spec.process));
   return {};
 }
 
@@ -114,15 +178,12 @@ Result<void> ReadDevices(const Args& args, Scenario* out) {
   std::set<std::string> ids;
   for (const Args& device : args.Records("devices")) {
     DeviceSpec spec{.id = device.Text("id"),
-                    .socket = device.Text("socket"),
+                    .protocol = Protocol{static_cast<int>(device.Number("protocol"))},
+                    .socket = device.Has("socket") ? device.Text("socket") : "",
                     .process = device.Has("process") ? device.Text("process") : "",
                     .connect = device.Flag("connect")};
     if (auto ok = CheckId("device", spec.id, &ids); !ok) return ok;
-    const bool known = std::ranges::count(out->processes, spec.process, &ProcessSpec::id) != 0;
-    if (!spec.process.empty() && !known) {
-      return Fail("device {} is served by process {}, which is not among the processes",
-                  Quote(spec.id), Quote(spec.process));
-    }
+    if (auto ok = CheckDevice(spec, *out); !ok) return ok;
     out->devices.push_back(std::move(spec));
   }
   return {};
@@ -144,8 +205,11 @@ Result<void> ReadMemory(const Args& args, Scenario* out) {
 }
 
 Result<void> ReadModes(const Args& args, Scenario* out) {
+  const bool mpqemu =
+      std::ranges::count(out->devices, Protocol::kMpqemu, &DeviceSpec::protocol) != 0;
   if (!args.Has("modes")) {
-    out->modes = {Reach::kFd, Reach::kMessage};
+    out->modes = {Reach::kFd};
+    if (!mpqemu) out->modes.push_back(Reach::kMessage);
     return {};
   }
   for (const std::string& mode : args.Texts("modes")) {
@@ -158,6 +222,9 @@ Result<void> ReadModes(const Args& args, Scenario* out) {
     out->modes.push_back(reach);
   }
   if (out->modes.empty()) return Fail("modes: at least one of fd, message is needed");
+  if (mpqemu && std::ranges::count(out->modes, Reach::kMessage) != 0) {
+    return Fail("a device speaks mpqemu, which reaches memory by fd only: leave \"modes\" out");
+  }
   if (out->modes.size() == 1 && !args.Has("reason")) {
     return Fail("only mode {} is run: say why the other one makes no sense in \"reason\"",
                 ReachName(out->modes.front()));

@@ -19,23 +19,34 @@ namespace farside::scenario {
 // Stands for the path of a socket in the arguments of a program.
 inline constexpr std::string_view kSocketPlace = "%SOCKET%";
 
+// Stands for the number of an inherited socket in the arguments of a program.
+inline constexpr std::string_view kFdPlace = "%FD%";
+
+// What a device's channel speaks.
+enum class Protocol { kVfioUser, kMpqemu };
+
 // A process that is started in the scenario's own directory and ended with SIGTERM at its end; one
 // that then does not exit with status 0 is a failure.
 struct ProcessSpec {
   std::string id;
-  std::string program;  // A path, or a name: looked for in --bin-dir, beside farside, in PATH.
-  std::vector<std::string> args;
+  std::string program = {};  // A path, or a name: looked for in --bin-dir, beside farside, in PATH.
+  std::vector<std::string> args = {};
   uint64_t max_fds = 0;  // RLIMIT_NOFILE; 0: as it is.
   bool start = true;     // At the scenario's start; else by process.start.
   // It runs in farside's directory instead of the scenario's, and kSocketPlace in `args` is its
   // device's socket.
   bool in_place = false;
+  // It is QEMU's own remote: a client must wait out its first reset.
+  bool qemu_remote = false;
 };
 
 // A device that can be connected to.
 struct DeviceSpec {
   std::string id;
-  std::string socket;   // Relative to the scenario's directory, or absolute.
+  Protocol protocol = Protocol::kVfioUser;
+  // Relative to the scenario's directory, or absolute. With mpqemu none: the process is started
+  // with a socket, whose number takes the place of kFdPlace in its arguments.
+  std::string socket;
   std::string process;  // Who serves it; empty: somebody else, who listens already.
   bool connect = true;  // At the scenario's start, and its memory is mapped; else by connect.
 };

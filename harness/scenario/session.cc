@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/options.h"
+#include "protocol/mpqemu_client.h"
 
 extern "C" {
 #include <sys/pidfd.h>  // glibc 2.36's has no C linkage of its own.
@@ -25,6 +26,8 @@ namespace {
 constexpr uint64_t kNsPerMs = 1'000'000;
 // Between two tries to connect to a server that is about to listen.
 constexpr uint64_t kConnectRetryNs = 2 * kNsPerMs;
+// QEMU's remote answers before its own first reset, which undoes what was written before it.
+constexpr uint64_t kQemuSettleNs = 300 * kNsPerMs;
 // For a process to drain and exit after SIGTERM.
 constexpr uint64_t kExitTimeoutNs = 20'000 * kNsPerMs;
 
@@ -43,6 +46,13 @@ Result<UniqueFd> TryConnect(const std::string& path) {
     return FailWith(errno, "cannot connect to {}: {}", path, ErrnoText(errno));
   }
   return fd;
+}
+
+void Replace(std::string_view place, const std::string& value, std::vector<std::string>* args) {
+  for (std::string& arg : *args) {
+    const size_t at = arg.find(place);
+    if (at != std::string::npos) arg.replace(at, place.size(), value);
+  }
 }
 
 }  // namespace
@@ -204,14 +214,21 @@ Result<void> Session::StartProcess(ProcessSlot& slot) {
   if (!program) return tl::unexpected(program.error());
   Forget(slot);
   std::vector<std::string> args = slot.spec.args;
-  for (std::string& arg : args) {
-    const size_t at = slot.spec.in_place ? arg.find(kSocketPlace) : std::string::npos;
-    if (at != std::string::npos) arg.replace(at, kSocketPlace.size(), links_.front()->path);
+  if (slot.spec.in_place) Replace(kSocketPlace, links_.front()->path, &args);
+  UniqueFd theirs;
+  for (const auto& link : links_) {
+    if (link->spec.protocol != Protocol::kMpqemu || link->spec.process != slot.spec.id) continue;
+    auto sockets = MakeSocketPair();
+    if (!sockets) return tl::unexpected(sockets.error());
+    link->socket = std::move(sockets->first);
+    theirs = std::move(sockets->second);
+    Replace(kFdPlace, std::to_string(theirs.get()), &args);
   }
   auto child = Child::Start(slot.spec.id, {.program = *program,
                                            .args = std::move(args),
                                            .directory = slot.spec.in_place ? "." : directory_,
-                                           .max_fds = slot.spec.max_fds});
+                                           .max_fds = slot.spec.max_fds,
+                                           .inherit = theirs.get()});
   if (!child) return tl::unexpected(child.error());
   slot.child = std::move(*child);
   slot.may_end = false;
@@ -241,26 +258,62 @@ Result<UniqueFd> Session::ConnectSocket(const Link& link) {
   }
 }
 
-Result<void> Session::Connect(Link& link, ConnectOptions options) {
-  if (link.client || link.raw)
-    return Fail("device {} is connected: disconnect first", link.spec.id);
+Result<std::unique_ptr<DeviceClient>> Session::OpenWire(Link& link, ConnectOptions options) {
+  if (link.spec.protocol == Protocol::kMpqemu) return OpenMpqemu(link);
   auto socket = ConnectSocket(link);
   if (!socket) return tl::unexpected(socket.error());
-  if (options.raw) {
-    auto raw = RawChannel::Open(std::move(*socket));
-    if (!raw) return tl::unexpected(raw.error());
-    link.raw = std::move(*raw);
-    return {};
-  }
   options.client.channel.timeout_ns = std::max(time_left_ns(), kNsPerMs);
   auto wire = vfio_user::VfioUserClient::Open(std::move(*socket), std::move(options.client),
                                               tapped_memory_.get());
   if (!wire) return tl::unexpected(wire.error());
   if (options.negotiate) {
-    if (const auto negotiated = (*wire)->Negotiate(); !negotiated) return negotiated;
+    if (const auto negotiated = (*wire)->Negotiate(); !negotiated) {
+      return tl::unexpected(negotiated.error());
+    }
   }
+  return std::unique_ptr<DeviceClient>(std::move(*wire));
+}
+
+Result<std::unique_ptr<DeviceClient>> Session::OpenMpqemu(Link& link) {
+  const auto process = std::ranges::find(processes_, link.spec.process,
+                                         [](const ProcessSlot& slot) { return slot.spec.id; });
+  if (!link.socket) {
+    return Fail(
+        "device {} speaks mpqemu, which has one connection for each start of its process: "
+        "use process.start for {} first",
+        link.spec.id, link.spec.process);
+  }
+  mpqemu::ClientOptions options{.timeout_ns = std::max(time_left_ns(), kNsPerMs)};
+  if (process->spec.qemu_remote) options.settle_ns = kQemuSettleNs;
+  auto client = mpqemu::MpqemuClient::Attach(std::move(link.socket), options);
+  if (!client) {
+    const auto words = process->child->LastLines(3);
+    return Fail("device {}: {}; process {} printed: {}", link.spec.id, client.error().message,
+                link.spec.process,
+                words.empty() ? "nothing" : fmt::format("{}", fmt::join(words, " | ")));
+  }
+  return std::unique_ptr<DeviceClient>(std::move(*client));
+}
+
+Result<void> Session::Connect(Link& link, ConnectOptions options) {
+  if (link.client || link.raw)
+    return Fail("device {} is connected: disconnect first", link.spec.id);
+  if (options.raw) {
+    if (link.spec.protocol == Protocol::kMpqemu) {
+      return Fail("device {} speaks mpqemu: raw connections are for vfio-user", link.spec.id);
+    }
+    auto socket = ConnectSocket(link);
+    if (!socket) return tl::unexpected(socket.error());
+    auto raw = RawChannel::Open(std::move(*socket));
+    if (!raw) return tl::unexpected(raw.error());
+    link.raw = std::move(*raw);
+    return {};
+  }
+  const bool map = options.map;
+  auto wire = OpenWire(link, std::move(options));
+  if (!wire) return tl::unexpected(wire.error());
   auto client = std::make_unique<TappedClient>(link.spec.id, **wire, *tapped_memory_, log_);
-  if (options.map) {
+  if (map) {
     if (const auto mapped = memory_->MapTo(*client); !mapped) return mapped;
   }
   link.wire = std::move(*wire);

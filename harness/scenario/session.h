@@ -63,7 +63,8 @@ using VectorId = std::pair<vfio_user::IrqIndex, uint32_t>;
 struct Link {
   DeviceSpec spec;
   std::string path;  // Of its socket.
-  std::unique_ptr<vfio_user::VfioUserClient> wire;
+  UniqueFd socket;   // With mpqemu: our end, from the process's start until it is connected.
+  std::unique_ptr<DeviceClient> wire;
   std::unique_ptr<TappedClient> client;  // What drivers and verbs talk to: notes, then `wire`.
   std::unique_ptr<NvmeDriver> nvme;
   NvmeCompletion nvme_completion{};
@@ -141,6 +142,8 @@ class Session {
   Session(Scenario scenario, SessionOptions options);
   Result<void> SetUp();
   Result<UniqueFd> ConnectSocket(const Link& link);
+  Result<std::unique_ptr<DeviceClient>> OpenWire(Link& link, ConnectOptions options);
+  Result<std::unique_ptr<DeviceClient>> OpenMpqemu(Link& link);
   void Forget(ProcessSlot& slot);
 
   const Scenario scenario_;
