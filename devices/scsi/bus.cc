@@ -22,6 +22,13 @@ bool GoesAtOnce(const Request& request) {
          opcode == Opcode::kRequestSense;
 }
 
+// MMC-6 section 4.1.6.1 excepts two more.
+bool ReportsUnitAttention(const Request& request) {
+  const auto opcode = Opcode{OpcodeByte(request)};
+  return !GoesAtOnce(request) && opcode != Opcode::kGetConfiguration &&
+         opcode != Opcode::kGetEventStatus;
+}
+
 bool IsOpcode(const Request& request, Opcode opcode) {
   return !request.cdb().empty() && Opcode{OpcodeByte(request)} == opcode;
 }
@@ -176,7 +183,7 @@ Task<Status> Bus::Execute(Request& request, Unit* unit) {
   if (opcode == Opcode::kRequestSense) co_return co_await RequestSense(request, unit);
   if (opcode == Opcode::kReportLuns) co_return co_await ReportLuns(request);
   auto& attentions = unit->logical_unit->unit_attentions_;
-  if (!GoesAtOnce(request) && !request.began_ && !attentions.empty()) {
+  if (ReportsUnitAttention(request) && !request.began_ && !attentions.empty()) {
     const uint16_t code = attentions.front();
     attentions.erase(attentions.begin());
     co_return request.CheckCondition({.key = SenseKey::kUnitAttention, .code = code});

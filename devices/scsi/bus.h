@@ -24,6 +24,7 @@ namespace farside::scsi {
 
 inline constexpr uint32_t kMaxTargets = 16;  // Of a wide bus; the adapter is one of them.
 inline constexpr uint32_t kMaxLuns = 8;
+inline constexpr uint8_t kAdapterId = 7;  // What adapters have unless a driver says otherwise.
 inline constexpr size_t kMaxCdb = 16;
 // Commands that a unit takes at a time; one more ends with TASK SET FULL.
 inline constexpr size_t kMaxTasks = 256;

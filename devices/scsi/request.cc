@@ -78,8 +78,8 @@ Task<bool> Request::Cross(Phase phase) {
 
 Bytes Request::buffer(size_t size, size_t alignment) {
   CHECK(data_in_.empty() && data_out_.empty());  // They would go from under the adapter.
-  CHECK(received_.empty());
   if (buffer_ == nullptr || size > buffer_size_ || alignment > buffer_alignment_) {
+    CHECK(received_.empty());  // It may have to be saved.
     const size_t rounded = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
     buffer_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
     CHECK(buffer_ != nullptr);
