@@ -296,8 +296,12 @@ void Bus::ResetTarget(uint8_t target) {
   ResetUnits(asc::kBusDeviceReset, target, -1);
 }
 
-void Bus::ResetAll() {
+void Bus::AbortAll() {
   AbortWhere([](const Nexus&) { return true; });
+}
+
+void Bus::ResetAll() {
+  AbortAll();
   ResetUnits(asc::kReset, -1, -1);
 }
 

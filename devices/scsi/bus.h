@@ -244,9 +244,9 @@ class Bus {
   Task<void> Drain();
 
   // Units and requests, each as of now; with block I/O in flight, what it does may be done again
-  // after loading. Load is called on a bus without requests, with the same units attached. It
-  // starts the requests anew: those that have ended are in kStatus at once, without OnPhase, the
-  // others reach their phases again. After an error the bus is to be reset.
+  // after loading. Load wants the same units attached and takes the place of all requests that
+  // there are. It starts those of the state anew: those that have ended are in kStatus at once,
+  // without OnPhase, the others reach their phases again. After an error the bus is to be reset.
   void Save(StateWriter& out) const;
   Result<void> Load(StateReader& in);
 
@@ -286,6 +286,7 @@ class Bus {
 
   template <typename Predicate>
   void AbortWhere(Predicate is_meant);
+  void AbortAll();
   void ResetUnits(uint16_t code, int target, int lun);
   static void ForgetSense(Unit& unit);
   bool AnyWorking() const;

@@ -219,7 +219,8 @@ Result<void> Bus::Load(StateReader& in) {
     if (auto result = unit.logical_unit->Load(in); !result) return result;
     if (auto result = Close(in, section); !result) return result;
   }
-  requests_ = requests;
+  AbortAll();
+  requests_.insert(requests_.end(), requests.begin(), requests.end());
   for (const auto& request : requests) {
     if (request->stage_ != Request::Stage::kEnded) scope_.Spawn(Run(request));
   }

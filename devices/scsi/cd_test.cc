@@ -84,8 +84,66 @@ TEST_P(CdTest, TellsItsConfiguration) {
   const Data current = Good(Raw({0x46, 1, 0, 0x10, 0, 0, 0, 0, 255, 0}));
   EXPECT_EQ(current.size(), 8u + 12 + 8);
   EXPECT_EQ(Bad(Ten(0x46, 3, 0, 0, 255)), Illegal(asc::kInvalidFieldInCdb));
-  StartCd(uint64_t{2048} * 400'000);
-  EXPECT_EQ(BeAt<uint16_t>(Good(Ten(0x46, 0, 0, 0, 255)), 6), 0x0010) << "too large for a CD";
+}
+
+// A drive of any size that nobody reads.
+class HugeDrive final : public block::BlockDevice {
+ public:
+  explicit HugeDrive(uint64_t size) : size_(size) {}
+  uint64_t size() const override { return size_; }
+  bool read_only() const override { return true; }
+  block::BlockLimits limits() const override { return {}; }
+  Task<block::IoStatus> Read(uint64_t, std::span<const iovec>) override { co_return Unused(); }
+  Task<block::IoStatus> Write(uint64_t, std::span<const iovec>, bool) override {
+    co_return Unused();
+  }
+  Task<block::IoStatus> Flush() override { co_return Unused(); }
+  Task<block::IoStatus> WriteZeroes(uint64_t, uint64_t, bool) override { co_return Unused(); }
+  Task<block::IoStatus> Discard(uint64_t, uint64_t) override { co_return Unused(); }
+  uint32_t in_flight() const override { return 0; }
+
+ private:
+  static block::IoStatus Unused() { return {EIO}; }
+  const uint64_t size_;
+};
+
+TEST_P(CdTest, ADiscTooLargeForACdIsADvd) {
+  HugeDrive drive(uint64_t{2048} * 400'000);
+  auto made = Cd::Create({.drive = &drive});
+  ASSERT_TRUE(made);
+  ASSERT_TRUE(bus().Attach(1, 0, std::move(*made)));
+  const auto outcome = initiator_->Run({.target = 1}, Ten(0x46, 0, 0, 0, 255));
+  EXPECT_EQ(BeAt<uint16_t>(outcome.in, 6), 0x0010);
+}
+
+// What READ CAPACITY(10), INFORMATION and MSF addresses have no room for.
+TEST_P(CdTest, SaysTheMostOfADriveThatIsLarger) {
+  HugeDrive drive(uint64_t{512} << 33);
+  auto disk = Disk::Create({.drive = &drive});
+  ASSERT_TRUE(disk);
+  ASSERT_TRUE(bus().Attach(1, 0, std::move(*disk)));
+  auto cd = Cd::Create({.drive = &drive});
+  ASSERT_TRUE(cd);
+  ASSERT_TRUE(bus().Attach(1, 1, std::move(*cd)));
+  const Nexus on_disk{.target = 1};
+  const Nexus on_cd{.target = 1, .lun = 1};
+  for (const Nexus& nexus : {on_disk, on_cd}) {  // The unit attentions.
+    EXPECT_EQ(initiator_->Run(nexus, TestUnitReady()).status, Status::kCheckCondition);
+  }
+  const auto capacity = initiator_->Run(on_disk, Cdb(Opcode::kReadCapacity10, 0, 0));
+  EXPECT_EQ(BeAt<uint32_t>(capacity.in, 0), UINT32_MAX);
+  const auto modes = initiator_->Run(on_disk, Raw({0x1a, 0, 8, 0, 255, 0}));
+  EXPECT_EQ(BeAt<uint32_t>(modes.in, 4), UINT32_MAX);
+  constexpr uint64_t kLba = (uint64_t{1} << 33) - 2;
+  const Data read = Cdb(Opcode::kRead16, kLba, 1);
+  EXPECT_EQ(initiator_->Run(on_disk, read).status, Status::kCheckCondition);
+  EXPECT_EQ(At(initiator_->Run(on_disk, Raw({3, 0, 0, 0, 252, 0})).in, 0), 0x70) << "not valid";
+  EXPECT_EQ(initiator_->Run(on_disk, read).status, Status::kCheckCondition);
+  const auto sense = initiator_->Run(on_disk, Raw({3, 1, 0, 0, 252, 0}));
+  EXPECT_EQ(At(sense.in, 1), 3);
+  EXPECT_EQ(BeAt<uint64_t>(sense.in, 12), kLba);
+  const auto toc = initiator_->Run(on_cd, Ten(0x43, 2, 0, 0xaa, 255));
+  EXPECT_EQ(BeAt<uint32_t>(toc.in, 8), 0x00ff'3b4au);
 }
 
 TEST_P(CdTest, TellsOfItsDisc) {
