@@ -447,6 +447,19 @@ TEST_P(BusTest, LoadsCommandsInTheMiddleOfTheirData) {
   }
 }
 
+TEST_P(BusTest, ACommandThatHadBegunIsNotToldOfWhatHappenedSince) {
+  const auto reading = bus().Start(Tagged('a'), Read(0, 1));
+  ASSERT_EQ(reading->phase(), Phase::kDataIn);
+  unit_->AddUnitAttention(asc::kMediumMayHaveChanged);
+  const auto state = initiator_.Save();
+  initiator_.Replace();
+  Attach();
+  ASSERT_TRUE(initiator_.Load(state));
+  EXPECT_EQ(initiator_.Finish(*bus().Find(Tagged('a'))).status, Status::kGood);
+  EXPECT_EQ(Run(Tagged('a'), TestUnitReady()).status, Status::kCheckCondition);
+  EXPECT_EQ(SenseCode(), asc::kMediumMayHaveChanged);
+}
+
 // A write that the drive had not confirmed is written again.
 TEST_P(BusTest, LoadsACommandInTheMiddleOfBlockIo) {
   const auto data = Pattern(2 * kSector);
