@@ -36,7 +36,7 @@ class Process:
     """A process of the lab. Its standard output is split into lines, kept with their times in
     `lines` and in NAME.out; its standard error goes to NAME.err."""
 
-    def __init__(self, name, argv, work):
+    def __init__(self, name, argv, work, fds=()):
         self.name = name
         self.out = work / f"{name}.out"
         self.err = work / f"{name}.err"
@@ -47,7 +47,8 @@ class Process:
             # The parent's death ends the child too, even a SIGKILL of the judge.
             self._popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *map(str, argv)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err)
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err,
+                pass_fds=fds)
         self.pid = self._popen.pid
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -161,11 +162,12 @@ class Lab:
             print(f"{self.name}: logs and images: {self.work}")
         return complete
 
-    def start(self, name, argv):
+    def start(self, name, argv, fds=()):
+        """Starts a process, which inherits `fds` under their numbers."""
         with self._lock:
             if self._closed:
                 raise LabError(f"{name} is not started: the judge is at its end")
-            process = Process(name, argv, self.work)
+            process = Process(name, argv, self.work, fds)
             self._processes.append(process)
         return process
 
@@ -327,9 +329,11 @@ def make_device(lab, image, options):
 # ---- the guest ----
 
 
-def ensure_tools():
-    """QEMU and the guest stand; the directory of the guest."""
-    for command in [CI / "qemu-lab", CI / "guest/build"]:
+def ensure_tools(qemu=True):
+    """The guest stands, and so does QEMU unless the judge has another; the directory of the
+    guest."""
+    commands = ([CI / "qemu-lab"] if qemu else []) + [CI / "guest/build"]
+    for command in commands:
         run = subprocess.run([command], stdout=subprocess.PIPE, text=True)
         if run.returncode != 0:
             sys.exit(1)  # it has said why

@@ -56,6 +56,11 @@ def judge_digests(check, report, who):
           + (f"; wrong: {', '.join(wrong)}" if wrong else ""))
 
 
+def judge_trim(check, report):
+    trimmed = re.search(r"(\d+) bytes", report.one("trimmed"))
+    check(trimmed is not None and int(trimmed.group(1)) > 0, f"trim: {report.one('trimmed')}")
+
+
 def judge_interrupts(check, report):
     """Each I/O queue has an MSI-X vector of its own that fired, and both CPUs took some."""
     queues = {name: words for name, words in report.table("interrupt").items() if len(words) == 3}
@@ -77,8 +82,7 @@ def judge_disk_report(check, report):
     check(report.one("sectors") == str(IMAGE_SIZE // 512),
           f"the disk has {IMAGE_SIZE // 512} sectors: {report.one('sectors')}")
     judge_digests(check, report, "read back on the other CPU")
-    trimmed = re.search(r"(\d+) bytes", report.one("trimmed"))
-    check(trimmed is not None and int(trimmed.group(1)) > 0, f"trim: {report.one('trimmed')}")
+    judge_trim(check, report)
     judge_interrupts(check, report)
 
 
