@@ -4,11 +4,15 @@
 Run it: python3 -B ci/live/judge_test.py
 """
 
+import pathlib
 import unittest
 
 import flush_kill
 import lab as live
 import linux_disk
+import mpqemu
+import mpqemu_disk
+import mpqemu_scsi
 
 
 def failures(judge, *arguments):
@@ -116,6 +120,175 @@ class FlushKill(unittest.TestCase):
         image = self.image(5)
         image[5 * flush_kill.BLOCK] = 1
         self.assertIn("nobody wrote", self.judge(image))
+
+
+class MultiProcessDisk(unittest.TestCase):
+    class Options:
+        model = "lsi53c895a"
+        remote = pathlib.Path("disk-proc")
+
+    class Delivered:
+        interrupts = 500
+
+    def report(self, **wrong):
+        said = good_report() | {
+            "vendor": ["QEMU"], "model": ["QEMU HARDDISK"], "rev": ["2.5+"],
+            "interrupt": ["sym53c8xx none 450"]} | wrong
+        return report_of(said)
+
+    def judge(self, relay=None, **wrong):
+        return failures(mpqemu_disk.judge_disk_report, self.report(**wrong), self.Options, relay)
+
+    def test_a_good_report_passes_with_and_without_interrupts(self):
+        self.assertEqual(self.judge(self.Delivered), [])
+        self.assertEqual(self.judge(interrupt=["sym53c8xx none 0"]), [])
+
+    def test_each_wrong_statement_fails(self):
+        for wrong in [
+            {"vendor": [""]},
+            {"sectors": ["524287"]},
+            {"digest": good_report()["digest"][1:]},
+            {"trimmed": []},
+            {"interrupt": []},
+            {"interrupt": ["sym53c8xx none 0"]},
+            {"interrupt": ["sym53c8xx msi 450"]},
+        ]:
+            with self.subTest(wrong):
+                self.assertEqual(len(self.judge(self.Delivered, **wrong)), 1)
+
+    def test_a_driver_s_usual_words_are_no_complaint_and_others_are(self):
+        model = mpqemu.MODELS["lsi53c895a"]
+        usual = ["[ 2.2] sym0: No NVRAM, ID 7, Fast-40, LVD, parity checking",
+                 "[ 5.6] sd 0:0:0:0: Power-on or device reset occurred"]
+        self.assertEqual(model.complaints(usual), [])
+        for line in ["[ 9.1] sd 0:0:0:0: ABORT operation started",
+                     "[ 9.1] sym0: unexpected disconnect",
+                     "[ 9.1] irq 10: nobody cared",
+                     "[ 9.1] I/O error, dev sda, sector 8",
+                     "[ 9.1] sd 0:0:0:0: BUS RESET operation started"]:
+            self.assertEqual(model.complaints([line]), [line])
+        self.assertEqual(model.complaints(["[ 9.1] sd 0:0:0:0: BUS RESET operation started"],
+                                          mpqemu_scsi.ASKED_FOR), [])
+
+
+class ScsiCommands(unittest.TestCase):
+    """Outputs of sg3-utils 1.46 and fio 3.33, without what no judge reads."""
+
+    def good(self):
+        """{tool: (status, output)}, {blocks: digest}, kernel lines."""
+        written, zeros = mpqemu_scsi.written, {n: bytes(n * 512) for n in (8, 16)}
+        capacity = (0, "   Protection: prot_en=0\n   Logical block provisioning: lbpme=1, lbprz=0\n"
+                       "   Last LBA=524287 (0x7ffff), Number of logical blocks=524288\n"
+                       "   Logical block length=512 bytes")
+        pages = [("0x80", "Unit serial number"), ("0x83", "Device identification"),
+                 ("0xb0", "Block limits"), ("0xb1", "Block device characteristics"),
+                 ("0xb2", "Logical block provisioning")]
+        modes = ("Mode parameter header from MODE SENSE({})\n   Density code=0x0\n"
+                 " 00     00 08 00 00 00 00 02 00\n>> Caching, page_control: current\n"
+                 " 00     08 12 04 00 00")
+        attention = (0, "Additional sense: Power on, reset, or bus device reset occurred\n"
+                        "Completed 3 Test Unit Ready commands with 1 errors")
+
+        def fio(read, written):
+            fields = ["3", "fio-3.33", "x", "0", "0", str(read)] + ["9"] * 40 + [str(written)]
+            return 0, ";".join(fields + ["9"] * 10)
+
+        tools = dict.fromkeys(["turs", "requests", "sync", "start", "raw-read-10", "raw-read-16",
+                               "verify", "unmap", "write-same-zero", "write-same-10"], (0, ""))
+        tools |= {f"vpd-{page}": (0, f"{name} VPD page:") for page, name in pages}
+        tools |= {f"reset-{name}": (0, "") for name in mpqemu_scsi.RESETS}
+        tools |= {f"turs-{name}": attention for name in mpqemu_scsi.RESETS}
+        tools |= {
+            "inq": (0, "  PQual=0  version=0x05  [SPC-3]\n  Resp_data_format=2\n"
+                       "  length=36 (0x24)   Peripheral device type: disk\n"
+                       " Vendor identification: QEMU\n Product identification: QEMU HARDDISK"),
+            "inquiry-reserved": (5, "Additional sense: Invalid field in cdb"),
+            "vpd-0x00": (0, "Supported VPD pages VPD page:\n"
+                         + "\n".join(f"  {name} [xx]" for _, name in pages)),
+            "vpd-0x80": (0, f"Unit serial number VPD page:\n  Unit serial number: {live.SERIAL}"),
+            "vpd-0x83": (0, f"Device Identification VPD page:\n  vendor specific: {live.SERIAL}"),
+            "vpd-0xfe": (83, ""),
+            "readcap": capacity, "readcap-16": capacity,
+            "luns": (0, "Lun list length = 8\n    0000000000000000"),
+            "modes": (0, modes.format(10)), "modes-6": (0, modes.format(6)),
+            "verify-same": (0, ""), "verify-other": (14, ""),
+            "read-behind": (22, ""), "verify-behind": (22, ""), "opcode-unknown": (9, ""),
+            "fio-verify": fio(8192, 8192), "fio-read": fio(16384, 0), "fio-read-4k": fio(2000, 0),
+        }
+        contents = {"written": written(0, 64), "raw-read-10": written(0, 1),
+                    "raw-read-16": written(0, 1), "unmapped": zeros[16], "same-zero": zeros[8],
+                    "same-10": zeros[8], "around": written(48, 16)}
+        contents |= {f"reset-{name}": written(0, 16) for name in mpqemu_scsi.RESETS}
+        kernel = [f"[ 9.1] sd 0:0:0:0: {words} operation complete."
+                  for words in mpqemu_scsi.RESETS.values()]
+        return tools, {name: mpqemu_scsi.digest(data) for name, data in contents.items()}, kernel
+
+    def judge(self, tools, blocks, kernel):
+        said = {"tool": [f"{name} {status}" for name, (status, _) in tools.items()],
+                "out": [f"{name} {line}" for name, (_, output) in tools.items()
+                        for line in output.splitlines()],
+                "blocks": [f"{name} {value}" for name, value in blocks.items()]}
+        return failures(mpqemu_scsi.judge_commands, mpqemu_scsi.Tools(report_of(said)), kernel,
+                        False)
+
+    def test_a_good_disk_passes(self):
+        self.assertEqual(self.judge(*self.good()), [])
+
+    def test_no_disk_at_all_fails_every_check_and_breaks_none(self):
+        self.assertGreater(len(self.judge({}, {}, [])), 30)
+
+    def test_each_missing_or_unexpected_status_fails(self):
+        tools, blocks, kernel = self.good()
+        for name, (status, output) in tools.items():
+            if name.startswith("turs-"):
+                continue  # sg_turs says in words what it met
+            with self.subTest(name):
+                wrong = tools | {name: (0 if status else 99, output)}
+                self.assertGreaterEqual(len(self.judge(wrong, blocks, kernel)), 1)
+                missing = {key: value for key, value in tools.items() if key != name}
+                self.assertGreaterEqual(len(self.judge(missing, blocks, kernel)), 1)
+
+    def test_each_wrong_block_fails(self):
+        tools, blocks, kernel = self.good()
+        for name in blocks:
+            with self.subTest(name):
+                wrong = blocks | {name: mpqemu_scsi.digest(b"wrong")}
+                self.assertEqual(len(self.judge(tools, wrong, kernel)), 1)
+
+    def test_each_wrong_word_fails(self):
+        tools, blocks, kernel = self.good()
+        for name, right, wrong in [
+            ("inq", "version=0x05", "version=0x02"),
+            ("inq", "type: disk", "type: cd/dvd"),
+            ("inquiry-reserved", "field in cdb", "opcode"),
+            ("vpd-0x00", "Block limits", ""),
+            ("vpd-0x80", "FARSIDE1", "FARSIDE2"),
+            ("vpd-0x83", "FARSIDE1", "VPD page error: short designator"),
+            ("readcap", "524287", "524288"),
+            ("readcap-16", "length=512", "length=4096"),
+            ("luns", "0000000000000000", "0001000000000000"),
+            ("modes", "02 00\n", "08 00\n"),
+            ("modes", "08 12 04", "08 0a 04"),
+            ("modes-6", "SENSE(6)", "SENSE(10)"),
+            ("turs-bus", "reset", "write protected"),
+            ("turs-bus", "with 1", "with 2"),
+            ("fio-verify", "8192", "8191"),
+            ("fio-read", ";0;0;", ";0;84;"),
+        ]:
+            with self.subTest(f"{name}: {wrong}"):
+                status, output = tools[name]
+                self.assertIn(right, output)
+                failed = self.judge(tools | {name: (status, output.replace(right, wrong))}, blocks,
+                                    kernel)
+                self.assertGreaterEqual(len(failed), 1)
+
+    def test_unmapped_blocks_must_be_zero_if_the_disk_says_so(self):
+        tools, blocks, kernel = self.good()
+        before = blocks | {"unmapped": mpqemu_scsi.digest(mpqemu_scsi.written(16, 16))}
+        self.assertEqual(self.judge(tools, before, kernel), [])
+        status, output = tools["readcap-16"]
+        promised = tools | {"readcap-16": (status, output.replace("lbprz=0", "lbprz=1"))}
+        self.assertEqual(len(self.judge(promised, before, kernel)), 1)
 
 
 if __name__ == "__main__":
