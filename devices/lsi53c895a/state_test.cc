@@ -1,0 +1,115 @@
+// Saved state: a chip that goes on elsewhere, in whatever it waited for.
+#include <gtest/gtest.h>
+
+#include "base/random.h"
+#include "devices/lsi53c895a/driver.h"
+
+namespace farside::lsi53c895a {
+namespace {
+
+class StateTest : public ChipTest {
+ protected:
+  // Saves the chip where it is and puts a new one in its place, with the same units.
+  void Migrate() {
+    ASSERT_TRUE(m().DrainAndRelease());
+    const auto state = m().Save();
+    m().Destroy();
+    m().Make();
+    ASSERT_TRUE(m().Drain());
+    m().chip->Reset(ResetKind::kFunction);
+    const auto loaded = m().Load(state);
+    ASSERT_TRUE(loaded) << loaded.error().message;
+    EXPECT_EQ(m().Save(), state) << "and back";
+    m().chip->Resume();
+    m().Run();
+  }
+};
+INSTANTIATE_DMA_MODES(StateTest);
+
+TEST_P(StateTest, RegistersRamAndInterrupts) {
+  Driver driver(m());
+  m().Write32(kScratchA, 0x1234);
+  m().Write8(kDien, kDstatAbrt);
+  m().Write8(kSien0, kSist0Rst);
+  m().Write8(kIstat0, kIstat0Abrt);
+  m().Write8(kScntl1, kScntl1Rst);
+  m().Write8(kStime1, 5);
+  const uint64_t due = *m().chip->NextDeadline();
+  Migrate();
+  EXPECT_TRUE(m().irq.intx());
+  EXPECT_EQ(m().Read32(kScratchA), 0x1234u);
+  EXPECT_EQ(m().Read8(kDstat), kDstatDfe | kDstatAbrt);
+  EXPECT_EQ(m().Read8(kSist0), kSist0Rst) << "stacked";
+  EXPECT_EQ(m().chip->NextDeadline(), due);
+  uint32_t word = 0;
+  m().chip->ReadRegion(Region::kBar2, 0, AsWritableBytes(word));
+  EXPECT_NE(word, 0u);
+}
+
+TEST_P(StateTest, DisconnectedCommandsComeBack) {
+  Driver driver(m());
+  m().unit->Hold();
+  for (uint32_t i = 0; i < 3; ++i) {
+    driver.Prepare(i, 0, {0xc0, 0x20, static_cast<int>(i)}, {TestUnit::kRead, 1, 1, 7, 0, 0},
+                   kData + 256 * i, 256);
+    ASSERT_EQ(driver.Go(i), kDisconnected);
+  }
+  EXPECT_EQ(driver.Go(0, "reselect"), 0u);
+  Migrate();  // All want the bus when the chip does no more.
+  for (int i = 0; i < 3; ++i) {
+    m().Run();
+    ASSERT_EQ(driver.TakeInt(), kReselected);
+    const uint8_t tag = m().Read8(kSidl);
+    ASSERT_EQ(driver.Go(tag, "dispatch"), kCompleted);
+    EXPECT_TRUE(IsFilledWith(host().At(kData + 256u * tag + 1, 255), 7));
+    m().Start(driver.label("reselect"));
+  }
+}
+
+TEST_P(StateTest, MoveThatWaitsForItsTarget) {
+  Driver driver(m());
+  m().unit->Hold();
+  driver.Prepare(0, 0, {0x80}, {TestUnit::kWrite, 1, 2, 0, 0, 0}, kData, 512);
+  Script script(kRam + 0x1000);
+  script.SelectTable(0, 0)
+      .MoveTable(Script::kMessageOut, Driver::kMessageEntry)
+      .MoveTable(Script::kCommand, Driver::kCommandEntry)
+      .MoveTable(Script::kDataOut, Driver::kDataEntry)
+      .Jump(driver.label("dispatch"));
+  m().Write32(kDsa, Driver::Block(0));
+  Fill(host().At(kData, 512), 0x3c);
+  m().RunScript(script, kRam + 0x1000);
+  EXPECT_EQ(m().Read8(kIstat0), kIstat0Con);
+  Migrate();
+  EXPECT_EQ(driver.TakeInt(), kCompleted);
+  EXPECT_EQ(m().unit->written.size(), 512u);
+  EXPECT_TRUE(IsFilledWith(m().unit->written, 0x3c));
+}
+
+TEST_P(StateTest, DamagedStatesAreRefused) {
+  Driver driver(m());
+  m().unit->Hold();
+  driver.Prepare(0, 0, {0xc0, 0x20, 9}, {TestUnit::kRead, 1, 1, 7, 0, 0}, kData, 256);
+  ASSERT_EQ(driver.Go(0), kDisconnected);
+  EXPECT_EQ(driver.Go(0, "reselect"), 0u);
+  ASSERT_TRUE(m().DrainAndRelease());
+  const auto state = m().Save();
+  Random random(20230330);
+  for (int round = 0; round < 2000; ++round) {
+    m().chip->Reset(ResetKind::kFunction);
+    ASSERT_TRUE(m().Drain());
+    auto damaged = state;
+    // Not in the configuration space and RAM, where anything goes.
+    const size_t at = random.Below(3) == 0 ? random.Below(damaged.size())
+                                           : damaged.size() - 1 - random.Below(900);
+    damaged[at] = static_cast<std::byte>(random.Below(256));
+    if (!m().Load(damaged)) continue;
+    m().chip->Resume();
+    m().loop.RunUntilIdle(100);
+    m().Probe();
+    m().loop.RunUntilIdle(100);
+  }
+}
+
+}  // namespace
+}  // namespace farside::lsi53c895a
