@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "harness/bench/bench_main.h"
 #include "harness/cli/command.h"
+#include "harness/diff/diff_main.h"
 #include "harness/record/record_main.h"
 #include "harness/replay/replay_main.h"
 #include "harness/trace/trace_main.h"
@@ -20,6 +21,7 @@ constexpr Command kCommands[] = {
     {"shell", "talk to a device by hand", &ShellCommand},
     {"record", "stand between a client and a server and write a trace", &record::RecordMain},
     {"replay", "give a trace's guest events to a device, and compare", &replay::ReplayMain},
+    {"diff", "give two devices the same events, and compare", &diff::DiffMain},
     {"trace", "show, count or convert what is in a trace", &trace::TraceMain},
     {"bench", "measure a device process against this machine's floor", &bench::BenchMain},
     {"help", "explain a command or a verb; list all verbs", &HelpCommand},

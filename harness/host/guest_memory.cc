@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "base/random.h"
 
@@ -143,6 +144,25 @@ Result<std::optional<uint64_t>> GuestMemory::Compare(uint64_t iova, ConstBytes e
   });
   if (!done) return tl::unexpected(done.error());
   return first;
+}
+
+std::optional<uint64_t> GuestMemory::FindDifference(const GuestMemory& other, uint64_t from) const {
+  for (size_t i = 0; i < std::min(ranges_.size(), other.ranges_.size()); ++i) {
+    const auto& [iova, size, writable] = ranges_[i].range;
+    const std::byte* const mine = ranges_[i].memory.data();
+    const std::byte* const theirs = other.ranges_[i].memory.data();
+    uint64_t at = from > iova ? std::min(from - iova, size) : 0;
+    while (at < size) {
+      const uint64_t end = std::min(size, (at / kPageSize + 1) * kPageSize);
+      if (std::memcmp(mine + at, theirs + at, end - at) != 0) {
+        for (uint64_t byte = at; byte < end; ++byte) {
+          if (mine[byte] != theirs[byte]) return iova + byte;
+        }
+      }
+      at = end;
+    }
+  }
+  return std::nullopt;
 }
 
 Result<uint64_t> GuestMemory::Digest(uint64_t iova, uint64_t size) const {

@@ -54,6 +54,8 @@ class GuestMemory final : public DmaHandler {
   Result<void> Fill(uint64_t iova, uint64_t size, uint8_t value);
   // The offset of the first byte that differs from `expected`, if one does.
   Result<std::optional<uint64_t>> Compare(uint64_t iova, ConstBytes expected) const;
+  // The lowest IOVA from `from` on where `other`, which has the same ranges, has another byte.
+  std::optional<uint64_t> FindDifference(const GuestMemory& other, uint64_t from) const;
   // A number that differs with the content. The same on every machine; not cryptographic.
   Result<uint64_t> Digest(uint64_t iova, uint64_t size) const;
   uint64_t DigestAll() const;

@@ -1,0 +1,257 @@
+#include "harness/diff/nvme_workload.h"
+
+#include <algorithm>
+
+#include "devices/nvme/registers.h"
+
+namespace farside::diff {
+
+using nvme::AdminOpcode;
+using nvme::Cns;
+using nvme::FeatureId;
+using nvme::IoOpcode;
+using nvme::LogId;
+using nvme::Sqe;
+
+namespace {
+
+using namespace nvme_memory;  // NOLINT: this file is about them.
+
+constexpr uint32_t kBar = nvme::kRegisterBar;
+constexpr uint32_t kEnable = nvme::kCcEn | nvme::kSqeShift << 16 | nvme::kCqeShift << 20;
+constexpr uint32_t kBlockSize = 512;
+constexpr uint32_t kMaxBlocks = 24;  // Of one command: three pages, so that PRP lists are needed.
+constexpr uint64_t kDiskBlocks = 4096;  // That the disk has, at least.
+
+uint64_t RegisterAt(nvme::Reg row) { return nvme::kRegisters[row].offset; }
+
+Event WriteRegister(nvme::Reg row, uint64_t value) {
+  return Write(kBar, RegisterAt(row), nvme::kRegisters[row].width, value);
+}
+
+Event AwaitReady(uint64_t ready) {
+  return {.kind = Event::Kind::kAwait,
+          .region = kBar,
+          .size = 4,
+          .offset = RegisterAt(nvme::kCsts),
+          .value = ready,
+          .mask = nvme::kCstsRdy,
+          .data = {}};
+}
+
+}  // namespace
+
+std::vector<std::byte> NvmeWorkload::RandomBytes(size_t size) {
+  std::vector<std::byte> out(size);
+  for (size_t done = 0; done < size; done += 8) {
+    StoreLePartial(Bytes(out).subspan(done), random_.Next());
+  }
+  return out;
+}
+
+void NvmeWorkload::OnOther(const Event& event) {
+  if (event.kind == Event::Kind::kReset) running_ = false;
+  if (event.kind != Event::Kind::kWrite) return;
+  const bool may_stop =
+      event.Touches(kBar, RegisterAt(nvme::kCc), 4) ||
+      event.Touches(kBar, nvme::kDoorbellBase, nvme::kRegisterBarSize - nvme::kDoorbellBase);
+  if (may_stop) running_ = false;
+}
+
+void NvmeWorkload::Next(std::vector<Event>* out) {
+  if (!running_ || random_.OneIn(300)) return Enable(out);
+  const auto queue = static_cast<uint32_t>(1 + random_.Below(kQueues - 1));
+  if (pairs_[queue].size == 0) return CreatePair(queue, out);
+  if (random_.OneIn(60)) return DeletePair(queue, out);
+  if (random_.OneIn(4)) return Admin(out);
+  Io(queue, out);
+}
+
+void NvmeWorkload::Enable(std::vector<Event>* out) {
+  out->push_back(WriteRegister(nvme::kCc, 0));
+  out->push_back(AwaitReady(0));
+  const auto size = static_cast<uint32_t>(4 + random_.Below(12));
+  out->push_back(WriteRegister(nvme::kAqa, uint64_t{size - 1} << 16 | (size - 1)));
+  out->push_back(WriteMemory(CqBase(0), std::vector<std::byte>(size * sizeof(nvme::Cqe))));
+  out->push_back(WriteRegister(nvme::kAsq, SqBase(0)));
+  if (random_.OneIn(2)) {
+    out->push_back(WriteRegister(nvme::kAcq, CqBase(0)));
+  } else {
+    out->push_back(Write(kBar, RegisterAt(nvme::kAcq), 4, CqBase(0)));
+    out->push_back(Write(kBar, RegisterAt(nvme::kAcq) + 4, 4, 0));
+  }
+  out->push_back(WriteRegister(nvme::kCc, kEnable));
+  out->push_back(AwaitReady(1));
+  pairs_ = {};
+  pairs_[0].size = size;
+  running_ = true;
+}
+
+void NvmeWorkload::Submit(uint32_t queue, Sqe sqe, std::vector<Event>* out) {
+  Pair& pair = pairs_[queue];
+  sqe.cid = cid_++;
+  out->push_back(WriteMemory(SqBase(queue) + pair.tail * sizeof(Sqe), AsBytes(sqe)));
+  pair.tail = (pair.tail + 1) % pair.size;
+  out->push_back(Write(kBar, nvme::SqTailDoorbell(queue), 4, pair.tail));
+  // The phase tag is in the last double word of the entry: section 4.6.
+  out->push_back({.kind = Event::Kind::kAwaitMemory,
+                  .size = 4,
+                  .offset = CqBase(queue) + pair.cq_tail * sizeof(nvme::Cqe) + 12,
+                  .value = pair.phase ? 1u << 16 : 0,
+                  .mask = 1 << 16,
+                  .data = {}});
+  pair.cq_tail = (pair.cq_tail + 1) % pair.size;
+  if (pair.cq_tail == 0) pair.phase = !pair.phase;
+  const uint32_t unread = (pair.cq_tail + pair.size - pair.cq_head) % pair.size;
+  if (unread + 1 >= pair.size || !random_.OneIn(8)) Consume(queue, out);
+}
+
+void NvmeWorkload::Consume(uint32_t queue, std::vector<Event>* out) {
+  Pair& pair = pairs_[queue];
+  pair.cq_head = pair.cq_tail;
+  out->push_back(Write(kBar, nvme::CqHeadDoorbell(queue), 4, pair.cq_head));
+}
+
+void NvmeWorkload::CreatePair(uint32_t queue, std::vector<Event>* out) {
+  const auto size = static_cast<uint32_t>(4 + random_.Below(28));
+  out->push_back(WriteMemory(CqBase(queue), std::vector<std::byte>(size * sizeof(nvme::Cqe))));
+  constexpr uint32_t kContiguous = 1;
+  const uint32_t interrupts = random_.OneIn(4) ? 0 : 2;
+  Submit(0,
+         {.opcode = static_cast<uint8_t>(AdminOpcode::kCreateCq),
+          .prp1 = CqBase(queue),
+          .cdw10 = (size - 1) << 16 | queue,
+          .cdw11 = kContiguous | interrupts},
+         out);
+  Submit(0,
+         {.opcode = static_cast<uint8_t>(AdminOpcode::kCreateSq),
+          .prp1 = SqBase(queue),
+          .cdw10 = (size - 1) << 16 | queue,
+          .cdw11 = queue << 16 | kContiguous},
+         out);
+  pairs_[queue] = {.size = size};
+}
+
+void NvmeWorkload::DeletePair(uint32_t queue, std::vector<Event>* out) {
+  for (const AdminOpcode opcode : {AdminOpcode::kDeleteSq, AdminOpcode::kDeleteCq}) {
+    Submit(0, {.opcode = static_cast<uint8_t>(opcode), .cdw10 = queue}, out);
+  }
+  pairs_[queue] = {};
+}
+
+void NvmeWorkload::Admin(std::vector<Event>* out) {
+  switch (random_.Below(8)) {
+    case 0:
+    case 1:
+    case 2:
+      return IdentifySomething(out);
+    case 3:
+    case 4:
+    case 5:
+      return Features(out);
+    case 6: {
+      constexpr LogId kLogs[] = {LogId::kErrors, LogId::kFirmwareSlots, LogId::kChangedNamespaces,
+                                 LogId::kCommandEffects};
+      const auto words = static_cast<uint32_t>(1 + random_.Below(128));
+      const auto id = static_cast<uint32_t>(kLogs[random_.Below(std::size(kLogs))]);
+      return Submit(0,
+                    {.opcode = static_cast<uint8_t>(AdminOpcode::kGetLogPage),
+                     .nsid = nvme::kAllNamespaces,
+                     .prp1 = kLog,
+                     .cdw10 = (words - 1) << 16 | id},
+                    out);
+    }
+    default:
+      if (random_.OneIn(2)) {
+        const auto of = static_cast<uint32_t>(random_.Below(3));
+        return Submit(0,
+                      {.opcode = static_cast<uint8_t>(AdminOpcode::kAbort),
+                       .cdw10 = uint32_t{cid_} << 16 | of},
+                      out);
+      }
+      // One that there is not.
+      return Submit(0, {.opcode = static_cast<uint8_t>(0x40 + random_.Below(0x20))}, out);
+  }
+}
+
+void NvmeWorkload::IdentifySomething(std::vector<Event>* out) {
+  Sqe sqe{.opcode = static_cast<uint8_t>(AdminOpcode::kIdentify)};
+  const auto cns = static_cast<Cns>(random_.Below(4));
+  sqe.cdw10 = static_cast<uint32_t>(cns);
+  sqe.prp1 = cns == Cns::kController  ? kIdentifyController
+             : cns == Cns::kNamespace ? kIdentifyNamespace
+                                      : kLists;
+  if (cns == Cns::kNamespace || cns == Cns::kNamespaceDescriptors) {
+    sqe.nsid = random_.OneIn(8) ? static_cast<uint32_t>(random_.Below(3)) : nvme::kNamespaceId;
+  }
+  Submit(0, sqe, out);
+}
+
+void NvmeWorkload::Features(std::vector<Event>* out) {
+  // Not Timestamp, which time moves.
+  constexpr FeatureId kIds[] = {
+      FeatureId::kArbitration,         FeatureId::kPowerManagement,
+      FeatureId::kErrorRecovery,       FeatureId::kVolatileWriteCache,
+      FeatureId::kNumberOfQueues,      FeatureId::kInterruptCoalescing,
+      FeatureId::kWriteAtomicity,      FeatureId::kAsyncEventConfiguration,
+      FeatureId::kTemperatureThreshold};
+  const FeatureId id = kIds[random_.Below(std::size(kIds))];
+  const bool set = random_.OneIn(3) && id != FeatureId::kNumberOfQueues;
+  Sqe sqe{.opcode =
+              static_cast<uint8_t>(set ? AdminOpcode::kSetFeatures : AdminOpcode::kGetFeatures)};
+  sqe.cdw10 = static_cast<uint32_t>(id);
+  if (set) sqe.cdw11 = static_cast<uint32_t>(random_.Below(3));
+  Submit(0, sqe, out);
+}
+
+// Section 4.3.
+void NvmeWorkload::PointAt(uint64_t iova, uint64_t size, Sqe* sqe, std::vector<Event>* out) {
+  sqe->prp1 = iova;
+  const uint64_t second = iova / kPage * kPage + kPage;
+  const uint64_t end = iova + size;
+  if (end <= second) return;
+  sqe->prp2 = second;
+  if (end <= second + kPage) return;
+  std::vector<uint64_t> list;
+  for (uint64_t page = second; page < end; page += kPage) list.push_back(page);
+  out->push_back(WriteMemory(kPrpList, std::as_bytes(std::span(list))));
+  sqe->prp2 = kPrpList;
+}
+
+void NvmeWorkload::Scribble(std::vector<Event>* out) {
+  const size_t size = 8 + random_.Below(15) * 8;
+  const uint64_t offset = random_.Below(kMaxBlocks * kBlockSize / 8) * 8;
+  out->push_back(WriteMemory(kWriteBuffer + offset, RandomBytes(size)));
+}
+
+void NvmeWorkload::Io(uint32_t queue, std::vector<Event>* out) {
+  constexpr IoOpcode kOpcodes[] = {IoOpcode::kRead,    IoOpcode::kRead,
+                                   IoOpcode::kRead,    IoOpcode::kWrite,
+                                   IoOpcode::kWrite,   IoOpcode::kWrite,
+                                   IoOpcode::kCompare, IoOpcode::kWriteZeroes,
+                                   IoOpcode::kFlush,   IoOpcode::kDatasetManagement};
+  const IoOpcode opcode = kOpcodes[random_.Below(std::size(kOpcodes))];
+  Sqe sqe{.opcode = static_cast<uint8_t>(opcode), .nsid = nvme::kNamespaceId};
+  if (random_.OneIn(40)) sqe.nsid = static_cast<uint32_t>(random_.Below(4));
+  const auto blocks = static_cast<uint32_t>(1 + random_.Below(kMaxBlocks));
+  const uint64_t slba = random_.OneIn(30) ? random_.Next() : random_.Below(kDiskBlocks - blocks);
+  if (opcode == IoOpcode::kDatasetManagement) {
+    const nvme::DsmRange range{.attributes = 0, .blocks = blocks, .first_block = slba};
+    out->push_back(WriteMemory(kRanges, AsBytes(range)));
+    sqe.prp1 = kRanges;
+    sqe.cdw11 = random_.OneIn(2) ? 4 : 0;  // Deallocate.
+  } else if (opcode != IoOpcode::kFlush) {
+    sqe.cdw10 = static_cast<uint32_t>(slba);
+    sqe.cdw11 = static_cast<uint32_t>(slba >> 32);
+    sqe.cdw12 = blocks - 1;
+    if (opcode == IoOpcode::kWrite) Scribble(out);
+    if (opcode != IoOpcode::kWriteZeroes) {
+      const uint64_t offset = random_.OneIn(4) ? random_.Below(kPage / 4) * 4 : 0;
+      const uint64_t buffer = opcode == IoOpcode::kRead ? kReadBuffer : kWriteBuffer;
+      PointAt(buffer + offset, blocks * kBlockSize, &sqe, out);
+    }
+  }
+  Submit(queue, sqe, out);
+}
+
+}  // namespace farside::diff
