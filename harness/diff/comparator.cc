@@ -33,13 +33,16 @@ std::string BitsText(uint64_t bits) {
   return out;
 }
 
-std::optional<Difference> Comparator::CompareRead(const Event& read, uint64_t a, uint64_t b) {
+void Comparator::Count(const Event& read) {
   bits_of_reads_ += uint64_t{8} * read.size;
   if (read.offset + read.size <= kMaxCounted) {
     auto& seen = seen_[read.region];
     if (seen.size() < read.offset + read.size) seen.resize(read.offset + read.size);
     for (uint32_t i = 0; i < read.size; ++i) seen[read.offset + i] = true;
   }
+}
+
+std::optional<Difference> Comparator::CompareRead(const Event& read, uint64_t a, uint64_t b) {
   if (a == b) return std::nullopt;
   uint64_t unlawful = a ^ b;
   for (uint32_t i = 0; i < read.size; ++i) {

@@ -28,7 +28,9 @@ class Comparator {
   // Both outlive the comparator.
   Comparator(const Model& model, const Lawful& lawful) : model_(model), lawful_(lawful) {}
 
-  // What a read gave. Counts the bits, lawful ones apart.
+  // Notes that the read was answered and its bits are compared.
+  void Count(const Event& read);
+  // What the read gave.
   std::optional<Difference> CompareRead(const Event& read, uint64_t a, uint64_t b);
 
   // All memory. Where a difference is lawful `b` gets what `a` has, so that nothing follows from

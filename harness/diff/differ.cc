@@ -38,7 +38,7 @@ Result<void> Differ::Start() {
     if (vectors_ == 0) break;
     if (auto watched = side->WatchVectors(vectors_); !watched) return watched;
   }
-  owed_ = Work::kQuick;
+  owed_ = Work::kNone;
   return {};
 }
 
@@ -70,8 +70,11 @@ Result<void> Differ::Do(const Event& event) {
   const bool waits =
       event.kind == Kind::kAwait || event.kind == Kind::kAwaitMemory || event.kind == Kind::kSettle;
   if (owed_ != Work::kNone && !waits) {
+    // What is found now was done by the events before this one.
+    --current_;
     if (auto settled = Settle(owed_ == Work::kLong ? kLongRounds : 1); !settled) return settled;
     if (result_.difference) return {};
+    ++current_;
   }
   owed_ = std::max(owed_, model_.WorkOf(event));
   switch (event.kind) {
@@ -135,6 +138,7 @@ Result<void> Differ::Flush() {
       continue;
     }
     if (*a && *b) {
+      comparator_.Count(pending.read);
       auto difference = comparator_.CompareRead(pending.read, **a, **b);
       if (difference) Diverge(pending.event, std::move(*difference));
     } else if (a->has_value() != b->has_value()) {
@@ -164,6 +168,7 @@ Result<std::optional<Difference>> Differ::AskBoth(const Event& read) {
 
 Result<void> Differ::ReadVolatile(const Event& read) {
   if (auto flushed = Flush(); !flushed) return flushed;
+  comparator_.Count(read);
   const uint64_t deadline = clock_.now_ns() + kVolatileNs;
   for (bool again = false;; again = true) {
     auto difference = AskBoth(read);

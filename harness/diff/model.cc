@@ -55,7 +55,8 @@ std::string Model::Text(const Event& event) const {
       return fmt::format("{} ({:#x}) write {} = {:#x}{}", PlaceName(event.region, event.offset),
                          event.offset, event.size, event.value, FieldsText(event, event.value));
     case Kind::kMemory:
-      return fmt::format("memory {:#x} write {} bytes", event.offset, event.data.size());
+      return fmt::format("memory {:#x} write {} bytes{}", event.offset, event.data.size(),
+                         MemoryText(event));
     case Kind::kReset:
       return "reset";
     case Kind::kAwait:

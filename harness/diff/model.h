@@ -76,6 +76,8 @@ class Model {
 
   // " EN=1": the fields of what was read or written, where they are known.
   virtual std::string FieldsText(const Event& event, uint64_t value) const = 0;
+  // " SQ1[3] Read cid 0x5 ...": what the guest writes to its memory, where that is known.
+  virtual std::string MemoryText(const Event&) const { return {}; }
   virtual std::unique_ptr<Workload> MakeWorkload(uint64_t seed) const = 0;
 
   // The row that holds the byte; nullptr where there is none.

@@ -135,6 +135,18 @@ class Nvme final : public Model {
         region == kBar && offset >= nvme::kDoorbellBase ? nvme::RegisterName(offset) : "";
     return doorbell.empty() ? Model::PlaceName(region, offset) : "BAR0 " + doorbell;
   }
+  std::string MemoryText(const Event& event) const override {
+    trace::NvmeSubmission command;
+    if (event.data.size() != sizeof command.sqe) return {};
+    for (uint32_t queue = 0; queue < NvmeWorkload::kQueues; ++queue) {
+      if (!InRange(event.offset - SqBase(queue), event.data.size(), kPage)) continue;
+      command.queue = queue;
+      command.index = static_cast<uint32_t>((event.offset - SqBase(queue)) / sizeof command.sqe);
+      Copy(AsWritableBytes(command.sqe), event.data);
+      return " " + trace::NvmeView::Text(command);
+    }
+    return {};
+  }
   std::unique_ptr<Workload> MakeWorkload(uint64_t seed) const override {
     return std::make_unique<NvmeWorkload>(seed);
   }

@@ -61,6 +61,8 @@ void NvmeWorkload::OnOther(const Event& event) {
 void NvmeWorkload::Next(std::vector<Event>* out) {
   if (!running_ || random_.OneIn(300)) return Enable(out);
   const auto queue = static_cast<uint32_t>(1 + random_.Below(kQueues - 1));
+  const bool alone = std::ranges::none_of(std::span(pairs_).subspan(1), &Pair::size);
+  if (alone && random_.OneIn(2)) return AskForQueues(out);
   if (pairs_[queue].size == 0) return CreatePair(queue, out);
   if (random_.OneIn(60)) return DeletePair(queue, out);
   if (random_.OneIn(4)) return Admin(out);
@@ -130,6 +132,17 @@ void NvmeWorkload::CreatePair(uint32_t queue, std::vector<Event>* out) {
           .cdw11 = queue << 16 | kContiguous},
          out);
   pairs_[queue] = {.size = size};
+}
+
+// Lawful before there are I/O queues: section 5.21.1.7. Always enough for those to come.
+void NvmeWorkload::AskForQueues(std::vector<Event>* out) {
+  const auto submission = static_cast<uint32_t>(kQueues - 2 + random_.Below(80));
+  const auto completion = static_cast<uint32_t>(kQueues - 2 + random_.Below(80));
+  Submit(0,
+         {.opcode = static_cast<uint8_t>(AdminOpcode::kSetFeatures),
+          .cdw10 = static_cast<uint32_t>(FeatureId::kNumberOfQueues),
+          .cdw11 = completion << 16 | submission},
+         out);
 }
 
 void NvmeWorkload::DeletePair(uint32_t queue, std::vector<Event>* out) {
@@ -204,16 +217,21 @@ void NvmeWorkload::Features(std::vector<Event>* out) {
   Submit(0, sqe, out);
 }
 
-// Section 4.3.
+// Section 4.3. The pages behind the first one go up, or down, so that they are not one piece.
 void NvmeWorkload::PointAt(uint64_t iova, uint64_t size, Sqe* sqe, std::vector<Event>* out) {
   sqe->prp1 = iova;
   const uint64_t second = iova / kPage * kPage + kPage;
   const uint64_t end = iova + size;
   if (end <= second) return;
-  sqe->prp2 = second;
-  if (end <= second + kPage) return;
   std::vector<uint64_t> list;
   for (uint64_t page = second; page < end; page += kPage) list.push_back(page);
+  if (random_.OneIn(2)) {
+    list.push_back(list.back() + kPage);
+    std::ranges::reverse(list);
+    list.pop_back();
+  }
+  sqe->prp2 = list.front();
+  if (list.size() == 1) return;
   out->push_back(WriteMemory(kPrpList, std::as_bytes(std::span(list))));
   sqe->prp2 = kPrpList;
 }

@@ -52,6 +52,7 @@ class NvmeWorkload final : public Workload {
   };
 
   void Enable(std::vector<Event>* out);
+  void AskForQueues(std::vector<Event>* out);
   void CreatePair(uint32_t queue, std::vector<Event>* out);
   void DeletePair(uint32_t queue, std::vector<Event>* out);
   void Submit(uint32_t queue, nvme::Sqe sqe, std::vector<Event>* out);
