@@ -73,7 +73,10 @@ uint64_t Generator::Value(const RegisterDef& row) {
 Event Generator::RegisterAccess() {
   const auto spaces = model_.spaces().subspan(1);
   const RegisterSpace& space = spaces[random_.Below(spaces.size())];
-  const RegisterDef& row = space.rows[random_.Below(space.rows.size())];
+  // Where there are no registers, as in SCRIPTS RAM, any place is as good.
+  constexpr RegisterDef kAnything{.name = "anything", .writable = 0xffff'ffff};
+  const bool named = !space.rows.empty();
+  const RegisterDef& row = named ? space.rows[random_.Below(space.rows.size())] : kAnything;
   uint64_t offset = row.offset;
   uint32_t size = row.width;
   if (random_.OneIn(3)) {
@@ -82,7 +85,8 @@ Event Generator::RegisterAccess() {
     offset += random_.Below(row.width);
     if (!random_.OneIn(4)) offset -= offset % size;
   }
-  if (random_.OneIn(kAnywhereOneIn)) {
+  size = std::min(size, space.max_access);
+  if (!named || random_.OneIn(kAnywhereOneIn)) {
     offset = random_.Below(space.size);
     offset -= random_.OneIn(4) ? 0 : offset % size;
   }

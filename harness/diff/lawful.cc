@@ -91,9 +91,13 @@ Result<void> Lawful::AddRead(const Model& model, const std::string& name, const 
   if (!place) return Fail("{} has no register {}", model.name(), Quote(name));
   const auto mask = ParseBits(bits, WidthMask(place->row->width));
   if (!mask) return tl::unexpected(mask.error());
-  for (uint32_t i = 0; i < place->row->width; ++i) {
-    const auto byte = static_cast<uint8_t>(*mask >> (8 * i));
-    if (byte != 0) reads_[{place->region, place->row->offset + i}] |= byte;
+  // A register may be in several regions.
+  for (const RegisterSpace& space : model.spaces()) {
+    const auto row = std::ranges::find(space.rows, name, &RegisterDef::name);
+    for (uint32_t i = 0; row != space.rows.end() && i < row->width; ++i) {
+      const auto byte = static_cast<uint8_t>(*mask >> (8 * i));
+      if (byte != 0) reads_[{space.region, row->offset + i}] |= byte;
+    }
   }
   return {};
 }

@@ -19,7 +19,8 @@ namespace farside::diff {
 // The registers of one region.
 struct RegisterSpace {
   uint32_t region = 0;
-  uint64_t size = 0;  // In bytes: accesses stay inside. 0: what the device says.
+  uint64_t size = 0;        // In bytes: accesses stay inside.
+  uint32_t max_access = 8;  // In bytes.
   std::span<const RegisterDef> rows;
 };
 

@@ -19,7 +19,7 @@ constexpr uint64_t kMasksAt = nvme::kRegisters[nvme::kIntms].offset;  // INTMS, 
 
 // The header: how capabilities are laid out is each maker's own business.
 constexpr RegisterSpace kSpaces[] = {
-    {.region = kConfigRegion, .size = kConfigHeaderSize, .rows = kConfigHeader},
+    {.region = kConfigRegion, .size = kConfigHeaderSize, .max_access = 4, .rows = kConfigHeader},
     {.region = kBar, .size = nvme::kRegisterBarSize, .rows = nvme::kRegisters},
 };
 
