@@ -367,10 +367,10 @@ Result<void> Differ::CopyMemory() {
 
 // Something failed. If a device is gone, and may be, both begin anew; else it is a difference.
 Result<void> Differ::HandleDeath(const Error& error) {
+  (void)Flush();  // What was asked for is not left; and it shows whether the other one died, too.
   const bool died_a = !a_.alive();
   const bool died_b = !b_.alive();
   if (!died_a && !died_b) return tl::unexpected(error);
-  (void)Flush();
   bool lawful = true;
   for (const auto& [side, died, restarts] : {std::tuple(&a_, died_a, &result_.restarts_a),
                                              std::tuple(&b_, died_b, &result_.restarts_b)}) {

@@ -20,6 +20,10 @@ Result<std::unique_ptr<Side>> Side::Create(std::string name, Target& target,
 }
 
 Result<void> Side::Start() {
+  // Of before; they hold on to their client.
+  intx_.reset();
+  msix_.reset();
+  connection_.reset();
   auto connection = target_.Start(memory_.get());
   if (!connection) return tl::unexpected(connection.error());
   connection_ = std::move(*connection);
