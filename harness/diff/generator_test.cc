@@ -7,8 +7,10 @@
 #include <set>
 
 #include "devices/core/pci_registers.h"
+#include "devices/lsi53c895a/registers.h"
 #include "devices/nvme/registers.h"
 #include "harness/diff/event_list.h"
+#include "harness/diff/lsi_workload.h"
 #include "harness/diff/nvme_workload.h"
 
 namespace farside::diff {
@@ -65,6 +67,26 @@ TEST(GeneratorTest, EveryRegisterIsReadAndWritten) {
     EXPECT_TRUE(seen.contains({Kind::kRead, row.offset})) << row.name;
     EXPECT_TRUE(seen.contains({Kind::kWrite, row.offset})) << row.name;
   }
+}
+
+// Scripts start at nothing but a script, and no timer runs.
+TEST(GeneratorTest, ScriptsStartWhereTheyWerePut) {
+  Generator generator(LsiModel(), 4);
+  uint64_t starts = 0;
+  for (int i = 0; i < 50'000; ++i) {
+    const Event event = generator.Next();
+    if (event.kind != Kind::kWrite || event.region > lsi53c895a::kMemoryBar) continue;
+    const uint64_t at = event.offset % lsi53c895a::kRegisterSize;
+    const auto touches = [&](lsi53c895a::Reg reg) {
+      const uint64_t offset = lsi53c895a::OffsetOf(reg);
+      return at < offset + lsi53c895a::kRegisters[reg].width && offset < at + event.size;
+    };
+    EXPECT_FALSE(touches(lsi53c895a::kStime0) || touches(lsi53c895a::kStime1));
+    if (!touches(lsi53c895a::kDsp)) continue;
+    ++starts;
+    EXPECT_TRUE(event.value == lsi_memory::kScripts || event.value == lsi_memory::kRamOnBus);
+  }
+  EXPECT_GT(starts, 1000u);
 }
 
 TEST(GeneratorTest, EventsComeBackFromTheirFile) {

@@ -9,7 +9,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-constexpr const Model& (*kModels[])() = {&NvmeModel};
+constexpr const Model& (*kModels[])() = {&NvmeModel, &LsiModel};
 
 }  // namespace
 

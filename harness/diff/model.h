@@ -91,6 +91,7 @@ class Model {
 
 // A new model is a function here and a row in model.cc.
 const Model& NvmeModel();
+const Model& LsiModel();
 
 // nullptr if there is none of this name.
 const Model* FindModel(std::string_view name);
