@@ -10,6 +10,7 @@
 #include "base/options.h"
 #include "harness/scenario/scenario.h"
 #include "harness/scenario/served_process.h"
+#include "protocol/mpqemu_client.h"
 #include "protocol/vfio_user_client.h"
 
 namespace farside::diff {
@@ -91,6 +92,72 @@ class SocketTarget final : public Target {
   const std::string path_;
 };
 
+class QemuConnection final : public Connection {
+ public:
+  QemuConnection(std::unique_ptr<scenario::Child> child, std::unique_ptr<DeviceClient> client)
+      : child_(std::move(child)), client_(std::move(client)) {}
+
+  DeviceClient& client() override { return *client_; }
+  std::string Ending() override {
+    const auto status = child_->Wait(kEndNs);
+    const auto lines = child_->LastLines(4);
+    return fmt::format(
+        "{}: {}", status ? status->Text() : "closed its channel and still runs",
+        lines.empty() ? "it printed nothing" : fmt::format("{}", fmt::join(lines, " | ")));
+  }
+  Result<void> Finish() override {
+    client_.reset();  // The remote ends when its channel does.
+    if (child_->Wait(kEndNs)) return {};
+    return Fail("QEMU's remote did not end when its channel was closed");
+  }
+
+ private:
+  std::unique_ptr<scenario::Child> child_;
+  std::unique_ptr<DeviceClient> client_;
+};
+
+// QEMU's x-remote machine; %FD% in its arguments is its end of the channel.
+class QemuTarget final : public Target {
+ public:
+  QemuTarget(std::vector<std::string> words, std::string bin_dir)
+      : words_(std::move(words)), bin_dir_(std::move(bin_dir)) {}
+
+  Result<std::unique_ptr<Connection>> Start(DmaHandler*) override {
+    auto pair = MakeSocketPair();
+    if (!pair) return tl::unexpected(pair.error());
+    UniqueFd ours = std::move(pair->first);
+    const UniqueFd theirs = std::move(pair->second);
+    const auto path = scenario::FindProgram(words_.front(), bin_dir_);
+    if (!path) return tl::unexpected(path.error());
+    std::vector<std::string> args(words_.begin() + 1, words_.end());
+    for (std::string& arg : args) {
+      const size_t at = arg.find(kFdPlace);
+      if (at != std::string::npos) arg.replace(at, kFdPlace.size(), std::to_string(theirs.get()));
+    }
+    scenario::ChildOptions options;
+    options.program = *path;
+    options.args = std::move(args);
+    options.directory = ".";
+    options.inherit = theirs.get();
+    auto child = scenario::Child::Start(words_.front(), options);
+    if (!child) return tl::unexpected(child.error());
+    mpqemu::ClientOptions client_options;
+    client_options.settle_ns = kStartNs;
+    client_options.place_bars = false;  // Side does.
+    auto client = mpqemu::MpqemuClient::Attach(std::move(ours), client_options);
+    if (!client) return tl::unexpected(client.error());
+    return std::make_unique<QemuConnection>(std::move(*child), std::move(*client));
+  }
+  bool may_die() const override { return true; }
+  uint32_t config_size() const override { return 256; }
+
+ private:
+  static constexpr std::string_view kFdPlace = "%FD%";
+  static constexpr uint64_t kStartNs = 300'000'000;  // Its first reset undoes what came before.
+  std::vector<std::string> words_;
+  const std::string bin_dir_;
+};
+
 Result<std::vector<std::string>> SplitWords(std::string_view text) {
   std::vector<std::string> words;
   bool in_word = false;
@@ -113,11 +180,21 @@ Result<std::vector<std::string>> SplitWords(std::string_view text) {
   return words;
 }
 
+Result<std::unique_ptr<Target>> MakeQemuTarget(const std::string& text,
+                                               const std::string& bin_dir) {
+  auto words = SplitWords(text);
+  if (!words) return tl::unexpected(words.error());
+  if (words->empty()) return Fail("a QEMU target is qemu:PROGRAM ARGS... with %FD% in ARGS");
+  return std::make_unique<QemuTarget>(std::move(*words), bin_dir);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::string& bin_dir) {
   constexpr std::string_view kSocket = "socket:";
   if (text.starts_with(kSocket)) return std::make_unique<SocketTarget>(text.substr(kSocket.size()));
+  constexpr std::string_view kQemu = "qemu:";
+  if (text.starts_with(kQemu)) return MakeQemuTarget(text.substr(kQemu.size()), bin_dir);
   auto words = SplitWords(text);
   if (!words) return tl::unexpected(words.error());
   if (words->empty()) return Fail("a target is a program with its arguments, or socket:PATH");

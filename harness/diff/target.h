@@ -37,6 +37,8 @@ class Target {
 // Spellings of --a and --b:
 //   PROGRAM ARGS...  is started; %SOCKET% in ARGS is the vfio-user socket where it has to listen.
 //                    Without it --socket-path=%SOCKET% is appended.
+//   qemu:PROGRAM ARGS...  is started as QEMU's x-remote machine, with %FD% in ARGS its channel; it
+//                    may end by itself.
 //   socket:PATH      a vfio-user server that listens already, with a device that is just made.
 // Words are split at blanks; '...' and "..." keep them. `bin_dir` is looked in first.
 Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::string& bin_dir);
