@@ -466,7 +466,7 @@ Result<void> MpqemuClient::FinishRead(ReadTicket ticket) {
     if (!got) return tl::unexpected(got.error());
     value = *got;
   }
-  StoreLePartial(begun.out, value);
+  if (!begun.out.empty()) StoreLePartial(begun.out, value);
   return {};
 }
 
