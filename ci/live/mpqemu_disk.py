@@ -92,7 +92,7 @@ def main():
     guest = live.ensure_tools(qemu=False)
     with live.Lab("mpqemu_disk", options.keep) as lab:
         image = lab.image("disk.img", disk.IMAGE_SIZE)
-        remote = mpqemu.Remote(lab, image, options)
+        remote = mpqemu.Remote(lab, image, options, medium=",discard=unmap")
         if options.part != "seabios":
             live_and_reread(lab, remote, options, image, guest)
         if options.part != "linux":
