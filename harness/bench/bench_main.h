@@ -4,10 +4,16 @@
 #include <string>
 #include <vector>
 
+#include "harness/bench/figures.h"
+
 namespace farside::bench {
 
-// `args` are what follows "bench". The exit status: 0, 1 for a figure over its bound with --check,
-// 2 for a wrong command line or a device process that can't be measured.
+// The benches, each a table of figures.
+Result<std::vector<Figure>> MeasureMmio(const Options& options);
+Result<std::vector<Figure>> MeasureMpqemu(const Options& options);
+
+// `args` are what follows "bench". The exit status: 0, 1 for a figure that misses its bound with
+// --check, 2 for a wrong command line or a device process that can't be measured.
 int BenchMain(const std::vector<std::string>& args);
 
 }  // namespace farside::bench

@@ -15,12 +15,9 @@
 namespace farside::bench {
 namespace {
 
-constexpr size_t kRequest = 32;
-constexpr size_t kReply = 36;
-
 // One message, whole; false when the other end is gone.
 bool Send(int fd, size_t size) {
-  static std::array<std::byte, kReply> bytes;
+  static std::array<std::byte, 64> bytes;
   iovec part{bytes.data(), size};
   msghdr message{};
   message.msg_iov = &part;
@@ -41,8 +38,8 @@ bool Receive(int fd, int flags) {
   }
 }
 
-[[noreturn]] void Answer(int fd, int flags) {
-  while (Receive(fd, flags) && Send(fd, kReply)) {
+[[noreturn]] void Answer(int fd, size_t reply, int flags) {
+  while (Receive(fd, flags) && Send(fd, reply)) {
   }
   _exit(0);
 }
@@ -57,7 +54,7 @@ Result<void> Pin(pid_t pid, int cpu) {
   return FailWith(errno, "cannot pin process {} to CPU {}: {}", pid, cpu, ErrnoText(errno));
 }
 
-Result<std::unique_ptr<PingPong>> PingPong::Start(int cpu, bool spin) {
+Result<std::unique_ptr<PingPong>> PingPong::Start(MessageSizes sizes, int cpu, bool spin) {
   int fds[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
     return FailWith(errno, "cannot make a socket pair: {}", ErrnoText(errno));
@@ -70,13 +67,13 @@ Result<std::unique_ptr<PingPong>> PingPong::Start(int cpu, bool spin) {
     own.reset();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!Pin(0, cpu)) _exit(1);
-    Answer(other.get(), spin ? MSG_DONTWAIT : 0);
+    Answer(other.get(), sizes.reply, spin ? MSG_DONTWAIT : 0);
   }
-  return std::unique_ptr<PingPong>(new PingPong(std::move(own), pid, spin));
+  return std::unique_ptr<PingPong>(new PingPong(sizes, std::move(own), pid, spin));
 }
 
-PingPong::PingPong(UniqueFd socket, pid_t pid, bool spin)
-    : socket_(std::move(socket)), pid_(pid), flags_(spin ? MSG_DONTWAIT : 0) {}
+PingPong::PingPong(MessageSizes sizes, UniqueFd socket, pid_t pid, bool spin)
+    : sizes_(sizes), socket_(std::move(socket)), pid_(pid), flags_(spin ? MSG_DONTWAIT : 0) {}
 
 PingPong::~PingPong() {
   socket_.reset();
@@ -84,7 +81,7 @@ PingPong::~PingPong() {
 }
 
 Result<void> PingPong::Call() {
-  if (Send(socket_.get(), kRequest) && Receive(socket_.get(), flags_)) return {};
+  if (Send(socket_.get(), sizes_.request) && Receive(socket_.get(), flags_)) return {};
   return Fail("the floor's other process is gone: is CPU affinity restricted here?");
 }
 

@@ -4,7 +4,7 @@
 
 #include <sys/types.h>
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
 
 #include "base/error.h"
@@ -15,11 +15,20 @@ namespace farside::bench {
 // Keeps a process (0: this one) on one CPU.
 Result<void> Pin(pid_t pid, int cpu);
 
-// A process that answers 32 bytes with 36, as REGION_READ of a 32-bit register is answered.
+// Bytes of a question and of its answer.
+struct MessageSizes {
+  size_t request;
+  size_t reply;
+};
+// A read of a 32-bit register: vfio-user's REGION_READ, mpqemu's BAR_READ.
+inline constexpr MessageSizes kVfioUserRead{32, 36};
+inline constexpr MessageSizes kMpqemuRead{40, 24};
+
+// A process that answers messages of one size with messages of another.
 class PingPong {
  public:
   // The other process runs on `cpu`; with `spin` both ends look instead of sleeping.
-  static Result<std::unique_ptr<PingPong>> Start(int cpu, bool spin);
+  static Result<std::unique_ptr<PingPong>> Start(MessageSizes sizes, int cpu, bool spin);
   PingPong(const PingPong&) = delete;
   PingPong& operator=(const PingPong&) = delete;
   ~PingPong();
@@ -28,8 +37,9 @@ class PingPong {
   Result<void> Call();
 
  private:
-  PingPong(UniqueFd socket, pid_t pid, bool spin);
+  PingPong(MessageSizes sizes, UniqueFd socket, pid_t pid, bool spin);
 
+  const MessageSizes sizes_;
   UniqueFd socket_;
   const pid_t pid_;
   const int flags_;

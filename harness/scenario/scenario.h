@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "harness/host/guest_memory.h"
+#include "harness/scenario/remote_process.h"
 #include "harness/scenario/value.h"
 #include "harness/scenario/verb.h"
 
@@ -18,9 +19,6 @@ namespace farside::scenario {
 
 // Stands for the path of a socket in the arguments of a program.
 inline constexpr std::string_view kSocketPlace = "%SOCKET%";
-
-// Stands for the number of an inherited socket in the arguments of a program.
-inline constexpr std::string_view kFdPlace = "%FD%";
 
 // What a device's channel speaks.
 enum class Protocol { kVfioUser, kMpqemu };

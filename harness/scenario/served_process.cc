@@ -23,10 +23,7 @@ Result<std::unique_ptr<ServedProcess>> ServedProcess::Start(const std::string& p
   auto directory = MakeDirectory();
   if (!directory) return tl::unexpected(directory.error());
   process->directory_ = std::move(*directory);
-  for (std::string& arg : args) {
-    const size_t at = arg.find(kSocketPlace);
-    if (at != std::string::npos) arg.replace(at, kSocketPlace.size(), process->socket());
-  }
+  ReplacePlace(kSocketPlace, process->socket(), &args);
   auto child = Child::Start(
       program, {.program = *path, .args = std::move(args), .directory = ".", .max_fds = 0});
   if (!child) return tl::unexpected(child.error());

@@ -26,8 +26,6 @@ namespace {
 constexpr uint64_t kNsPerMs = 1'000'000;
 // Between two tries to connect to a server that is about to listen.
 constexpr uint64_t kConnectRetryNs = 2 * kNsPerMs;
-// QEMU's remote answers before its own first reset, which undoes what was written before it.
-constexpr uint64_t kQemuSettleNs = 300 * kNsPerMs;
 // For a process to drain and exit after SIGTERM.
 constexpr uint64_t kExitTimeoutNs = 20'000 * kNsPerMs;
 
@@ -46,13 +44,6 @@ Result<UniqueFd> TryConnect(const std::string& path) {
     return FailWith(errno, "cannot connect to {}: {}", path, ErrnoText(errno));
   }
   return fd;
-}
-
-void Replace(std::string_view place, const std::string& value, std::vector<std::string>* args) {
-  for (std::string& arg : *args) {
-    const size_t at = arg.find(place);
-    if (at != std::string::npos) arg.replace(at, place.size(), value);
-  }
 }
 
 }  // namespace
@@ -214,7 +205,7 @@ Result<void> Session::StartProcess(ProcessSlot& slot) {
   if (!program) return tl::unexpected(program.error());
   Forget(slot);
   std::vector<std::string> args = slot.spec.args;
-  if (slot.spec.in_place) Replace(kSocketPlace, links_.front()->path, &args);
+  if (slot.spec.in_place) ReplacePlace(kSocketPlace, links_.front()->path, &args);
   UniqueFd theirs;
   for (const auto& link : links_) {
     if (link->spec.protocol != Protocol::kMpqemu || link->spec.process != slot.spec.id) continue;
@@ -222,7 +213,7 @@ Result<void> Session::StartProcess(ProcessSlot& slot) {
     if (!sockets) return tl::unexpected(sockets.error());
     link->socket = std::move(sockets->first);
     theirs = std::move(sockets->second);
-    Replace(kFdPlace, std::to_string(theirs.get()), &args);
+    ReplacePlace(kFdPlace, std::to_string(theirs.get()), &args);
   }
   auto child = Child::Start(slot.spec.id, {.program = *program,
                                            .args = std::move(args),

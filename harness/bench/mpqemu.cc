@@ -1,0 +1,158 @@
+// farside bench mpqemu: an LSI53C895A over mpqemu, ours and QEMU's own.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <memory>
+#include <tuple>
+#include <utility>
+
+#include "base/clock.h"
+#include "harness/bench/bench_main.h"
+#include "harness/bench/figures.h"
+#include "harness/bench/floor.h"
+#include "harness/scenario/remote_process.h"
+#include "protocol/mpqemu_client.h"
+
+namespace farside::bench {
+namespace {
+
+using mpqemu::MpqemuClient;
+using scenario::RemoteProcess;
+
+constexpr uint32_t kMmioBar = 1;
+constexpr uint64_t kScratchA = 0x34;  // Reading it has no side effect.
+constexpr uint64_t kExitTimeoutNs = 10'000'000'000;
+
+std::vector<std::string> Arguments() {
+  return {"-machine",
+          "x-remote",
+          "-nodefaults",
+          "-display",
+          "none",
+          "-device",
+          "lsi53c895a,id=lsi0",
+          "-object",
+          fmt::format("x-remote-object,id=robj1,devid=lsi0,fd={}", scenario::kFdPlace)};
+}
+
+// A process with the adapter, and the client in this thread.
+struct Subject {
+  RemoteProcess process;
+  std::unique_ptr<MpqemuClient> client;
+};
+
+Result<Subject> StartSubject(const std::string& program, const std::string& bin_dir, int cpu) {
+  auto process = RemoteProcess::Start(program, program, Arguments(), bin_dir);
+  if (!process) return tl::unexpected(process.error());
+  auto client =
+      MpqemuClient::Attach(std::move(process->socket), {.settle_ns = scenario::kQemuSettleNs});
+  if (!client) return tl::unexpected(client.error());
+  if (auto pinned = Pin(process->child->pid(), cpu); !pinned) {
+    return tl::unexpected(pinned.error());
+  }
+  return Subject{std::move(*process), std::move(*client)};
+}
+
+Result<void> MeasureReads(const Options& options, int cpu, std::string_view where,
+                          std::vector<Figure>* figures) {
+  auto ours = StartSubject("disk-proc", options.bin_dir, cpu);
+  if (!ours) return tl::unexpected(ours.error());
+  auto peer = StartSubject(options.peer, "", cpu);
+  if (!peer) return tl::unexpected(peer.error());
+  auto floor = PingPong::Start(kMpqemuRead, cpu, false);
+  if (!floor) return tl::unexpected(floor.error());
+  const auto read = [](MpqemuClient& client) -> Measure {
+    return [&client](size_t count) {
+      return MedianOf(count, [&client]() -> Result<void> {
+        const auto value = client.Read<uint32_t>({.region = kMmioBar, .offset = kScratchA});
+        return value ? Result<void>() : tl::unexpected(value.error());
+      });
+    };
+  };
+  const Measure ping = [&](size_t count) {
+    return MedianOf(count, [&] { return (*floor)->Call(); });
+  };
+  const std::string name = fmt::format("BAR read, {}, against ", where);
+  auto against_floor = Compare(options, name + "the floor", 1.15, read(*ours->client), ping);
+  if (!against_floor) return tl::unexpected(against_floor.error());
+  auto against_peer =
+      Compare(options, name + "QEMU's remote", 1.0, read(*ours->client), read(*peer->client));
+  if (!against_peer) return tl::unexpected(against_peer.error());
+  figures->push_back(std::move(*against_floor));
+  figures->push_back(std::move(*against_peer));
+  return {};
+}
+
+struct Start {
+  double ms = 0;   // From exec to the first reply.
+  double mib = 0;  // Private memory then.
+};
+
+// Asks for the vendor id with no client around it: the first thing that a proxy hears.
+Result<Start> StartOnce(const std::string& program, const std::string& bin_dir) {
+  const MonotonicClock clock;
+  const uint64_t begin = clock.now_ns();
+  auto process = RemoteProcess::Start(program, program, Arguments(), bin_dir);
+  if (!process) return tl::unexpected(process.error());
+  struct {
+    mpqemu::Header header = mpqemu::MakeHeader(mpqemu::Command::kPciCfgRead, 12);
+    mpqemu::ConfigAccess access{.address = 0, .value = 0, .size = 2};
+    uint32_t padding = 0;
+  } request;
+  constexpr size_t kSize = sizeof(mpqemu::Header) + sizeof(mpqemu::ConfigAccess);
+  std::array<std::byte, 24> reply;
+  const int socket = process->socket.get();
+  if (send(socket, &request, kSize, MSG_NOSIGNAL) != static_cast<ssize_t>(kSize) ||
+      recv(socket, reply.data(), reply.size(), MSG_WAITALL) != static_cast<ssize_t>(reply.size())) {
+    return Fail("{} does not answer: {}", program, process->LastWords());
+  }
+  const double ms = static_cast<double>(clock.now_ns() - begin) / 1e6;
+  const auto bytes = process->child->PrivateBytes();
+  if (!bytes) return tl::unexpected(bytes.error());
+  process->socket.reset();
+  if (!process->child->Wait(kExitTimeoutNs)) return Fail("{} does not end by itself", program);
+  return Start{ms, static_cast<double>(*bytes) / (1 << 20)};
+}
+
+Result<void> MeasureStart(const Options& options, std::vector<Figure>* figures) {
+  std::vector<double> times[2];
+  std::vector<double> sizes[2];
+  for (size_t round = 0; round < options.rounds; ++round) {
+    const std::pair<std::string, std::string> programs[] = {{"disk-proc", options.bin_dir},
+                                                            {options.peer, ""}};
+    for (size_t i = 0; i < 2; ++i) {
+      const auto start = StartOnce(programs[i].first, programs[i].second);
+      if (!start) return tl::unexpected(start.error());
+      times[i].push_back(start->ms);
+      sizes[i].push_back(start->mib);
+    }
+  }
+  figures->push_back(
+      MakeFigure("exec to first reply, against QEMU's remote", "ms", 0.15, times[0], times[1]));
+  figures->push_back(
+      MakeFigure("private memory, against QEMU's remote", "MiB", 0.15, sizes[0], sizes[1]));
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<Figure>> MeasureMpqemu(const Options& options) {
+  std::vector<Figure> figures;
+  ShowProgress("start");
+  if (auto done = MeasureStart(options, &figures); !done) return tl::unexpected(done.error());
+  if (auto pinned = Pin(0, 0); !pinned) return tl::unexpected(pinned.error());
+  for (const auto& [cpu, where] : {std::pair(0, "one core"), std::pair(1, "two cores")}) {
+    ShowProgress(where);
+    if (auto done = MeasureReads(options, cpu, where, &figures); !done) {
+      return tl::unexpected(done.error());
+    }
+  }
+  ShowProgress("");
+  return figures;
+}
+
+}  // namespace farside::bench
