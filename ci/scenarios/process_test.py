@@ -16,6 +16,7 @@ DISK_PROC = sys.argv.pop(1) if len(sys.argv) > 1 else "disk-proc"
 MEDIUM = ["-blockdev", "driver=memory,node-name=d,size=1M"]
 DEVICE = ["-device", "nvme,id=n,drive=d,serial=S"]
 VERSION = struct.pack("<HHIIIHH", 1, 1, 20, 0, 0, 0, 0)
+CFGREAD = struct.pack("<iIQIIi", 3, 0, 12, 0, 0, 4)
 TIMEOUT = 20  # s
 
 
@@ -69,6 +70,31 @@ class Process(unittest.TestCase):
             ours.close()
             self.ends_well(process)
 
+    def test_qemus_options_start_a_remote_that_ends_with_its_proxy(self):
+        ours, theirs = socket.socketpair()
+        process = start("-machine", "x-remote", "-nodefaults", "-display", "none",
+                        "-device", "lsi53c895a,id=lsi0",
+                        "-device", "scsi-hd,drive=d,bus=lsi0.0,scsi-id=0,lun=0", "-object",
+                        f"x-remote-object,id=robj1,devid=lsi0,fd={theirs.fileno()}",
+                        fds=[theirs.fileno()])
+        theirs.close()
+        ours.settimeout(TIMEOUT)
+        ours.sendall(CFGREAD)
+        self.assertEqual(struct.unpack("<iIQQ", ours.recv(24)), (1, 0, 8, 0x00121000))
+        ours.close()
+        self.ends_well(process)
+
+    def test_a_proxy_that_breaks_the_protocol_is_a_failure(self):
+        ours, theirs = socket.socketpair()
+        process = start(*DEVICE, "-object",
+                        f"x-remote-object,id=r,devid=n,fd={theirs.fileno()}",
+                        fds=[theirs.fileno()])
+        theirs.close()
+        ours.sendall(struct.pack("<iIQ", 12, 0, 0))
+        _, errors = process.communicate(timeout=TIMEOUT)
+        self.assertEqual(process.returncode, 1, errors)
+        self.assertIn("there is no command 12", errors)
+
     def test_json_forms_and_several_devices(self):
         with tempfile.TemporaryDirectory() as folder:
             device = '{"driver": "nvme", "id": "%s", "drive": "%s", "serial": "S"}'
@@ -94,6 +120,13 @@ class Process(unittest.TestCase):
             (["-device", "nvem,drive=d,serial=S"], "there is no model"),
             (["-device", "nvme,drive=x,serial=S", "--socket-path=/tmp/x"], "x"),
             ([*DEVICE, "--socket-path=/nonexistent/n.sock"], "/nonexistent/n.sock"),
+            ([*DEVICE, "-object", "x-remote-object,id=r,devid=lsi9,fd=0"],
+             "there is no -device with id \"lsi9\""),
+            ([*DEVICE, "-object", "x-remote-object,id=r,devid=n,fd=77"],
+             "descriptor 77 is no stream socket"),
+            ([*DEVICE, "-object", "x-remote-object,id=r,devid=n"], "fd"),
+            ([*DEVICE, "-machine", "pc"], "a device process has none"),
+            (["-device", "scsi-hd,drive=d,scsi-id=0"], "there is no SCSI bus"),
         ]:
             with self.subTest(args=args):
                 process = start(*args)
