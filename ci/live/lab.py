@@ -228,6 +228,8 @@ class QemuNvme:
 class DiskProc:
     """disk-proc with one NVMe controller on a raw image, behind vfio-user-pci."""
 
+    DEVICE_ID = "nvme0"
+
     # Lines of its standard error that must not be: its own errors, a failed CHECK, a sanitizer.
     COMPLAINT = re.compile(r"\berror\b|\bfatal\b|CHECK|Sanitizer|runtime error", re.IGNORECASE)
 
@@ -243,11 +245,14 @@ class DiskProc:
         return ["-blockdev", f"driver=file,node-name=file0,filename={self.image}",
                 "-blockdev", "driver=raw,node-name=drive0,file=file0"]
 
+    def device_arguments(self):
+        return ["-device", f"nvme,id={self.DEVICE_ID},drive=drive0,serial={SERIAL}"]
+
     def start(self, name):
         self.process = self.lab.start(name, [
-            self.program, *self.medium_arguments(),
-            "-device", f"nvme,id=nvme0,drive=drive0,serial={SERIAL}",
-            "-object", f"x-vfio-user-server,id=v0,type=unix,path={self.socket},device=nvme0"])
+            self.program, *self.medium_arguments(), *self.device_arguments(),
+            "-object", f"x-vfio-user-server,id=v0,type=unix,path={self.socket},"
+            f"device={self.DEVICE_ID}"])
         deadline = time.monotonic() + 10
         while not listens(self.socket, self.process.pid):  # nothing announces a bound socket
             if not self.process.running():
@@ -352,10 +357,12 @@ def start_qemu(lab, name, device, dma, arguments, memory="512M", posted=True):
         *device.qemu_arguments(posted), *arguments])
 
 
-def boot_linux(lab, name, device, dma, guest, test, cpus=2, memory="512M", posted=True):
+def boot_linux(lab, name, device, dma, guest, test, cpus=2, memory="512M", posted=True,
+               disk="nvme0n1"):
     return start_qemu(lab, name, device, dma, [
         "-smp", cpus, "-kernel", guest / "vmlinux", "-initrd", guest / "initramfs",
-        "-append", f"{GUEST_COMMAND_LINE} farside.test={test}"], memory, posted)
+        "-append", f"{GUEST_COMMAND_LINE} farside.disk={disk} farside.test={test}"],
+        memory, posted)
 
 
 class Report:

@@ -109,8 +109,10 @@ def judge_image(check, image):
           + (f"; wrong: {', '.join(wrong)}" if wrong else ""))
 
 
-def boot_and_report(lab, device, options, guest, test, posted):
-    qemu = live.boot_linux(lab, f"linux-{test}", device, options.dma, guest, test, posted=posted)
+def boot_and_report(lab, device, options, guest, test, posted, name="nvme0n1"):
+    """`name` is the disk's in the guest."""
+    qemu = live.boot_linux(lab, f"linux-{test}", device, options.dma, guest, test, posted=posted,
+                           disk=name)
     qemu.wait_for_line("^FARSIDE: time .* disk", live.GUEST_TIMEOUT)
     device.check_guest_memory()
     status = qemu.wait(live.GUEST_TIMEOUT)

@@ -116,6 +116,8 @@ uint32_t ConfigView::class_code() const {
                                ByteAt(pci::kClassCode + 2) << 16);
 }
 
+uint32_t ConfigView::id() const { return LoadLe<uint32_t>(bytes_); }
+
 std::string ConfigView::NameAt(uint64_t offset) const {
   if (offset < pci::kFirstCapability) return std::string(FindName(kHeader, offset));
   // A list that runs in a circle must not hold us.

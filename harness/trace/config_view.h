@@ -22,6 +22,8 @@ class ConfigView {
 
   // Base class, subclass, interface: 0x010802 for NVMe; 0 before it was read.
   uint32_t class_code() const;
+  // Device ID above vendor ID; 0 before they were read.
+  uint32_t id() const;
 
  private:
   uint8_t ByteAt(size_t offset) const { return std::to_integer<uint8_t>(bytes_[offset]); }

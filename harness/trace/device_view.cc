@@ -5,6 +5,8 @@
 #include <array>
 #include <utility>
 
+#include "devices/lsi53c895a/registers.h"
+#include "harness/trace/lsi_view.h"
 #include "protocol/vfio_user_codec.h"
 
 namespace farside::trace {
@@ -31,6 +33,11 @@ std::string IrqText(uint32_t index) {
 
 bool DeviceView::is_nvme() const {
   return model_ == "nvme" || (model_.empty() && config_.class_code() == kNvmeClass);
+}
+
+bool DeviceView::is_lsi() const {
+  constexpr uint32_t kId = uint32_t{lsi53c895a::kDeviceId} << 16 | lsi53c895a::kVendorId;
+  return model_ == "lsi53c895a" || (model_.empty() && config_.id() == kId);
 }
 
 void DeviceView::LearnWrite(uint32_t region, uint64_t offset, ConstBytes data) {
@@ -91,11 +98,18 @@ std::string DeviceView::PlaceName(uint32_t region, uint64_t offset) const {
   std::string name;
   if (region == kConfig) name = config_.NameAt(offset);
   if (region == nvme::kRegisterBar && is_nvme()) name = nvme::RegisterName(offset);
+  if (is_lsi() && region != kConfig) name = LsiPlaceName(region, offset);
   return name.empty() ? fmt::format("{}+{:#x}", RegionText(region), offset)
                       : fmt::format("{} {}", RegionText(region), name);
 }
 
+DeviceView::Group DeviceView::PlaceGroup(uint32_t region, uint64_t offset) const {
+  if (is_lsi() && region == lsi53c895a::kRamBar) return {0, RegionText(region) + " SCRIPTS RAM"};
+  return {offset, PlaceName(region, offset)};
+}
+
 std::string DeviceView::FieldsText(uint32_t region, uint64_t offset, ConstBytes data) const {
+  if (is_lsi()) return LsiFieldsText(region, offset, data);
   if (region != nvme::kRegisterBar || !is_nvme() || data.size() > sizeof(uint64_t)) return {};
   return NvmeView::FieldsText(offset, data.size(), LoadLePartial(data));
 }

@@ -27,10 +27,17 @@ class DeviceView {
   Seen Learn(const Event& event);
 
   bool is_nvme() const;
+  bool is_lsi() const;
   const NvmeView& nvme() const { return nvme_; }
 
   // "BAR0 CC", "config Command", "BAR4+0x10".
   std::string PlaceName(uint32_t region, uint64_t offset) const;
+  // The same for counting: places of which a device has too many to list are one.
+  struct Group {
+    uint64_t offset = 0;  // Of its first place.
+    std::string name;     // "BAR2 SCRIPTS RAM"
+  };
+  Group PlaceGroup(uint32_t region, uint64_t offset) const;
   // " EN=1": the fields of a register, where they are known.
   std::string FieldsText(uint32_t region, uint64_t offset, ConstBytes data) const;
   // What lies at an address of the guest's memory: " SQ1[4]"; empty where that is not known.

@@ -1,6 +1,7 @@
 #include "harness/trace/guest_writes.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace farside::trace {
 
@@ -64,37 +65,43 @@ void GuestWrites::OnEvent(const Event& event) {
   } else if (event.command() == Command::kDmaRead) {
     OnRead(access.iova, event.data_after<vfio_user::DmaAccess>());
   } else {
-    for (uint64_t at = access.iova / kGranule; at * kGranule < access.iova + access.count; ++at) {
-      Touch(at);
-    }
+    Touch(access.iova, access.count, [](uint64_t, uint64_t, uint64_t) {});
   }
 }
 
-uint64_t GuestWrites::Touch(uint64_t granule) {
-  const uint64_t number = granule / kGranulesPerPage;
-  if (touched_ == nullptr || touched_number_ != number) {
-    const auto [page, is_new] = next_writable_.try_emplace(number);
-    if (is_new) page->second.fill(0);
-    touched_ = &page->second;
-    touched_number_ = number;
+void GuestWrites::Page::Split() {
+  if (bytes) return;
+  bytes = std::make_unique<std::array<uint32_t, kPageSize>>();
+  for (size_t i = 0; i < kPageSize; ++i) (*bytes)[i] = granules[i / kGranule];
+}
+
+template <typename Use>
+void GuestWrites::Touch(uint64_t iova, uint64_t size, Use&& use) {
+  const auto now = static_cast<uint32_t>(ordinal_);
+  for (uint64_t done = 0; done < size;) {
+    const uint64_t at = (iova + done) % kPageSize;
+    const uint64_t end = std::min(at + (size - done), kPageSize);
+    Page& page = next_writable_[(iova + done) / kPageSize];
+    if (at % kGranule != 0 || end % kGranule != 0) page.Split();
+    const uint64_t unit = page.bytes ? 1 : kGranule;
+    uint32_t* const ordinals = page.bytes ? page.bytes->data() : page.granules.data();
+    for (uint64_t i = at / unit; i < end / unit; ++i, done += unit) {
+      use(done, unit, std::exchange(ordinals[i], now));
+    }
   }
-  return std::exchange((*touched_)[granule % kGranulesPerPage], ordinal_);
 }
 
 void GuestWrites::OnRead(uint64_t iova, ConstBytes data) {
   // Neighbours that may be written at the same time are one write.
   uint64_t run_ordinal = 0;
   uint64_t run_begin = 0;
-  for (uint64_t done = 0; done < data.size();) {
-    const uint64_t here = std::min(kGranule - (iova + done) % kGranule, data.size() - done);
-    const uint64_t ordinal = std::min(Touch((iova + done) / kGranule), ordinal_);
-    if (done != run_begin && ordinal != run_ordinal) {
-      Add(run_ordinal, iova + run_begin, data.subspan(run_begin, done - run_begin));
-      run_begin = done;
+  Touch(iova, data.size(), [&](uint64_t at, uint64_t, uint64_t ordinal) {
+    if (at != run_begin && ordinal != run_ordinal) {
+      Add(run_ordinal, iova + run_begin, data.subspan(run_begin, at - run_begin));
+      run_begin = at;
     }
     run_ordinal = ordinal;
-    done += here;
-  }
+  });
   Add(run_ordinal, iova + run_begin, data.subspan(run_begin));
 }
 

@@ -44,9 +44,18 @@ class GuestWrites {
   bool Refused(uint64_t iova, uint64_t size) const;
 
  private:
-  // Bytes whose last access is remembered together: a completion entry.
+  static constexpr uint64_t kPageSize = 4096;
+  // Bytes whose last access is remembered together, until something accesses a part of them.
   static constexpr uint64_t kGranule = 16;
-  static constexpr uint64_t kGranulesPerPage = 4096 / kGranule;
+
+  // Of each granule or, where accesses are smaller, of each byte: the ordinal from which its next
+  // content may stand.
+  struct Page {
+    std::array<uint32_t, kPageSize / kGranule> granules{};
+    std::unique_ptr<std::array<uint32_t, kPageSize>> bytes;
+
+    void Split();
+  };
 
   GuestWrites(std::unique_ptr<EventSource> source, uint32_t device)
       : source_(std::move(source)), device_(device) {}
@@ -54,16 +63,15 @@ class GuestWrites {
   Result<void> RunAhead(uint32_t number);
   void OnEvent(const Event& event);
   void OnRead(uint64_t iova, ConstBytes data);
-  // The ordinal from which the granule's next content may stand, and now it is accessed.
-  uint64_t Touch(uint64_t granule);
+  // Calls use(offset, size, ordinal) for the parts of an access, in order: the ordinal from which
+  // that part's content may stand. Now it is accessed.
+  template <typename Use>
+  void Touch(uint64_t iova, uint64_t size, Use&& use);
   void Add(uint64_t ordinal, uint64_t iova, ConstBytes data);
 
   std::unique_ptr<EventSource> source_;
   const uint32_t device_;
-  using Page = std::array<uint64_t, kGranulesPerPage>;
   std::unordered_map<uint64_t, Page> next_writable_;
-  Page* touched_ = nullptr;  // In next_writable_, the last one: accesses have many granules.
-  uint64_t touched_number_ = 0;
   std::unordered_map<uint16_t, vfio_user::DmaAccess> asked_;  // By message id.
   std::multimap<uint64_t, Write> due_;                        // By ordinal.
   std::vector<vfio_user::DmaAccess> refused_;

@@ -180,8 +180,10 @@ Result<void> Stats(const CommandLine& line) {
   if (!read) return read;
   struct stat file {};
   stat(path.c_str(), &file);
-  fmt::print("{}: {}\n{:>10} bytes in the file\n{}", path, InfoText((*source)->info()),
-             file.st_size, stats.Report());
+  const TraceInfo& info = (*source)->info();
+  if (!info.note.empty()) fmt::print("{}\n", info.note);
+  fmt::print("{}: {}\n{:>10} bytes in the file\n{}", path, InfoText(info), file.st_size,
+             stats.Report());
   return {};
 }
 

@@ -32,13 +32,14 @@ void TraceStats::Add(const Event& event) {
 void TraceStats::AddAccess(const Event& event, uint32_t region, uint64_t offset, bool write) {
   Accesses* accesses = &other_places_;
   // A register is one place, however it is accessed: its name stands for it.
-  const Place place{event.device, region, offset};
+  DeviceView::Group group = views_[event.device].PlaceGroup(region, offset);
+  const Place place{event.device, region, group.offset};
   const auto found = places_.find(place);
   if (found != places_.end()) {
     accesses = &found->second.second;
   } else if (places_.size() < kMaxRows) {
     auto& row = places_[place];
-    row.first = views_[event.device].PlaceName(region, offset);
+    row.first = std::move(group.name);
     accesses = &row.second;
   }
   ++(write ? accesses->writes : accesses->reads);

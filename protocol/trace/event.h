@@ -87,6 +87,7 @@ struct TraceInfo {
   ClockKind clock = ClockKind::kMonotonic;
   std::vector<std::string> args;
   std::vector<Device> devices;
+  std::string note = {};  // For people: what the trace cannot have, a sentence. Often empty.
   friend bool operator==(const TraceInfo&, const TraceInfo&) = default;
 };
 

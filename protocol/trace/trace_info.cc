@@ -37,6 +37,7 @@ std::string FormatTraceInfo(const TraceInfo& info) {
   for (const auto& device : info.devices) {
     json["devices"].push_back({{"id", device.id}, {"model", device.model}});
   }
+  if (!info.note.empty()) json["note"] = info.note;
   // Arguments may hold any bytes: what is no UTF-8 is replaced, not thrown at us.
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -51,6 +52,7 @@ Result<TraceInfo> ParseTraceInfo(std::string_view text) {
   info.tap = reader.Choice("tap", kTaps, info.tap);
   info.dma = reader.Choice("dma", kDmas, info.dma);
   info.clock = reader.Choice("clock", kClocks, info.clock);
+  info.note = reader.String("note", "");
   const auto strings = [&](const nlohmann::json* list, std::vector<std::string>* out) {
     if (list == nullptr || !list->is_array()) return;
     for (const auto& entry : *list) {
