@@ -39,7 +39,8 @@ struct CommandLine {
   std::string connect;
   std::string bin_dir;
   std::string json;
-  std::string device;                // Empty: all.
+  std::string device;  // Empty: all.
+  std::string protocol = "vfio-user";
   std::vector<std::string> program;  // Behind "--": what is started instead of what the trace says.
   bool in_process = false;
   bool help = false;
@@ -57,6 +58,9 @@ po::options_description Described() {
   add("connect", po::value<std::string>()->value_name("PATH"),
       "replay against the server on this UNIX socket; it must be in the state in which the "
       "recording began");
+  add("protocol", po::value<std::string>()->value_name("vfio-user|mpqemu"),
+      "what PROGRAM speaks. mpqemu: %FD% in ARGS is its end of the channel; memory is shared, so "
+      "of what the device writes only the recorded bytes are looked at");
   add("in-process", "make the device in farside itself, instead of starting a process");
   add("bin-dir", po::value<std::string>()->value_name("DIR"),
       "look for the trace's program here first; then beside farside, then in PATH");
@@ -76,7 +80,8 @@ std::string Help() {
   text << "Usage: farside replay [OPTIONS] TRACE [-- PROGRAM ARGS...]\n\n"
           "Gives a recorded guest's events to a fresh device and compares what the device does.\n"
           "The device is what the trace's first block names, or PROGRAM (started with\n"
-          "--socket-path=PATH behind ARGS), or a server that listens already (--connect).\n\n"
+          "--socket-path=PATH behind ARGS; with --protocol mpqemu, as QEMU's remote is), or a\n"
+          "server that listens already (--connect).\n\n"
        << Described()
        << "\nExit status: 0 nothing diverged, 1 something did, 2 it could not be replayed.\n";
   return text.str();
@@ -113,7 +118,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
          {std::pair("trace", &line.trace), std::pair("level", &line.level_word),
           std::pair("connect", &line.connect), std::pair("bin-dir", &line.bin_dir),
           std::pair("device", &line.device), std::pair("json", &line.json),
-          std::pair("speed", &speed)}) {
+          std::pair("protocol", &line.protocol), std::pair("speed", &speed)}) {
       if (given.count(name) != 0) *to = given[name].as<std::string>();
     }
     if (given.count("timeout-ms") != 0) {
@@ -145,6 +150,13 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
   }
   if (int{line.in_process} + int{!line.connect.empty()} + int{!line.program.empty()} > 1) {
     return Fail("give one of --connect, --in-process and -- PROGRAM");
+  }
+  if (line.protocol == "mpqemu") {
+    if (!line.connect.empty() || line.in_process || line.program.empty()) {
+      return Fail("--protocol mpqemu needs -- PROGRAM ARGS..., with %FD% in ARGS");
+    }
+  } else if (line.protocol != "vfio-user") {
+    return Fail("--protocol {}: give vfio-user or mpqemu", Quote(line.protocol));
   }
   return line;
 }
@@ -179,6 +191,38 @@ Result<std::unique_ptr<ServedProcess>> StartProcess(const CommandLine& line,
   return ServedProcess::Start(program, std::move(args), line.bin_dir);
 }
 
+// PROGRAM at the other end of an mpqemu channel. It ends when the channel does.
+Result<ReplayResult> ReplayOverMpqemu(const CommandLine& line, const ReplayOptions& options) {
+  constexpr std::string_view kFdPlace = "%FD%";
+  constexpr uint64_t kEndNs = 5'000'000'000;
+  auto pair = MakeSocketPair();
+  if (!pair) return tl::unexpected(pair.error());
+  UniqueFd theirs = std::move(pair->second);
+  const auto path = scenario::FindProgram(line.program.front(), line.bin_dir);
+  if (!path) return tl::unexpected(path.error());
+  scenario::ChildOptions child_options;
+  child_options.program = *path;
+  child_options.args.assign(line.program.begin() + 1, line.program.end());
+  for (std::string& arg : child_options.args) {
+    const size_t at = arg.find(kFdPlace);
+    if (at != std::string::npos) arg.replace(at, kFdPlace.size(), std::to_string(theirs.get()));
+  }
+  child_options.directory = ".";
+  child_options.inherit = theirs.get();
+  const auto child = scenario::Child::Start(line.program.front(), child_options);
+  if (!child) return tl::unexpected(child.error());
+  theirs.reset();
+  auto target = MakeMpqemuTarget(std::move(pair->first));
+  auto result = target ? Replay(line.trace, **target, options) : tl::unexpected(target.error());
+  if (target) target->reset();
+  const auto ended = (*child)->Wait(kEndNs);
+  if (!result || result->divergence) return result;
+  if (!ended) return Fail("{} does not end when its channel is closed", line.program.front());
+  if (!ended->signalled && ended->code == 0) return result;
+  return Fail("{} {} at the end: {}", line.program.front(), ended->Text(),
+              fmt::format("{}", fmt::join((*child)->LastLines(4), " | ")));
+}
+
 class Progress {
  public:
   Progress() : terminal_(isatty(STDERR_FILENO) != 0) {}
@@ -209,6 +253,7 @@ Result<ReplayResult> ReplayDevice(const CommandLine& line, const trace::TraceInf
     if (!target) return tl::unexpected(target.error());
     return Replay(line.trace, **target, options);
   }
+  if (line.protocol == "mpqemu") return ReplayOverMpqemu(line, options);
   std::unique_ptr<ServedProcess> process;
   if (line.connect.empty()) {
     auto started = StartProcess(line, info, info.devices[index]);

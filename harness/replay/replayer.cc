@@ -31,6 +31,8 @@ constexpr uint32_t kProgressEvery = 4096;
 constexpr uint64_t kQuantum = 64;
 constexpr uint32_t kConfigRegion = 7;
 constexpr uint64_t kAskAgainNs = 500'000;
+constexpr uint64_t kLookAgainNs = 200'000;
+constexpr uint64_t kReadTimeNs = 2'000'000;
 
 std::string Hex(ConstBytes bytes) {
   constexpr size_t kShown = 32;
@@ -111,6 +113,8 @@ class Replayer final : private Outputs {
   Result<void> SettlePoll();
   void DivergeAtPoll();
   Result<void> Settle();
+  Result<void> SettleByMemory();
+  void LookAtMemory(uint64_t iova, uint64_t size);
   bool Settled();
   std::optional<Divergence> WhatIsMissing();
   Result<void> CheckMemory(bool at_end);
@@ -143,6 +147,7 @@ class Replayer final : private Outputs {
   uint64_t actual_write_bytes_ = 0;
   uint64_t differs_since_ = 0;  // Guest ordinal, while memory differs.
   bool differs_ = false;
+  std::vector<std::byte> looked_at_;
   std::deque<Output> outputs_;  // kExact: made and not yet compared.
 };
 
@@ -206,11 +211,22 @@ bool Replayer::Settled() {
   for (const auto& [vector, count] : recorded_irqs_) {
     if (actual_irqs_[vector] < count) return false;
   }
-  if (options_.level == Level::kGuest) return actual_write_bytes_ >= recorded_write_bytes_;
+  if (options_.level == Level::kGuest && !target_.shares_memory()) {
+    return actual_write_bytes_ >= recorded_write_bytes_;
+  }
   std::erase_if(unsettled_, [&](const Recorded& write) {
+    LookAtMemory(write.iova, write.size);
     return !memory_.FindDifference(write.iova, write.size);
   });
   return unsettled_.empty();
+}
+
+// What a device that shares its memory has put there.
+void Replayer::LookAtMemory(uint64_t iova, uint64_t size) {
+  if (!target_.shares_memory()) return;
+  looked_at_.resize(size);
+  target_.ReadMemory(iova, looked_at_);
+  memory_.DeviceWrites(iova, looked_at_);
 }
 
 std::optional<Divergence> Replayer::WhatIsMissing() {
@@ -240,6 +256,7 @@ std::optional<Divergence> Replayer::WhatIsMissing() {
 // Waits for the outputs that the recording has up to here. What the device reads has no result of
 // its own: it is waited for as long as it keeps coming, and never missed.
 Result<void> Replayer::Settle() {
+  if (target_.shares_memory()) return SettleByMemory();
   const uint64_t deadline = clock_.now_ns() + options_.timeout_ns;
   while (!Settled() || actual_read_bytes_ < recorded_read_bytes_) {
     const bool only_reads = Settled();
@@ -262,9 +279,35 @@ Result<void> Replayer::Settle() {
   return {};
 }
 
+// The same for a device whose writes are only seen by looking. At level guest they may be others:
+// they are waited for, but not missed.
+Result<void> Replayer::SettleByMemory() {
+  constexpr uint64_t kGuestGraceNs = 20'000'000;
+  const uint64_t start = clock_.now_ns();
+  while (!Settled()) {
+    const auto came = target_.Wait(kLookAgainNs);
+    if (!came) return tl::unexpected(came.error());
+    const uint64_t waited = clock_.now_ns() - start;
+    if (options_.level == Level::kGuest && waited > kGuestGraceNs) unsettled_.clear();
+    if (waited <= options_.timeout_ns || Settled()) continue;
+    const auto missing = WhatIsMissing();
+    Diverge(missing->event, missing->time_ns, missing->what, missing->expected, missing->got);
+    return {};
+  }
+  // Nothing says that it has read what it was to read before the guest changes that: it is given
+  // time for it.
+  if (std::exchange(actual_read_bytes_, recorded_read_bytes_) != recorded_read_bytes_) {
+    const auto came = target_.Wait(kReadTimeNs);
+    if (!came) return tl::unexpected(came.error());
+  }
+  return {};
+}
+
 // What the device wrote and the recording has not.
 Result<void> Replayer::CheckMemory(bool at_end) {
-  if (options_.level != Level::kMemory || result_.divergence) return {};
+  // Of shared memory only what was recorded is looked at.
+  const bool seen = options_.level == Level::kMemory && !target_.shares_memory();
+  if (!seen || result_.divergence) return {};
   const auto difference = memory_.FindAnyDifference();
   if (!difference) {
     differs_ = false;
@@ -301,7 +344,10 @@ Result<void> Replayer::HandleGuestEvent(const Event& event) {
   }
   auto writes = guest_.Before(guest_ordinal_++, event.number);
   if (!writes) return tl::unexpected(writes.error());
-  for (const auto& write : *writes) memory_.GuestWrites(write.iova, write.data);
+  for (const auto& write : *writes) {
+    memory_.GuestWrites(write.iova, write.data);
+    target_.WriteMemory(write.iova, write.data);
+  }
   if (guest_ordinal_ % 16 == 0) {
     if (auto checked = CheckMemory(false); !checked || result_.divergence) return checked;
   }
@@ -400,7 +446,7 @@ Result<void> Replayer::HandleOutput(const Event& event) {
     recorded_read_bytes_ += access.count;
   } else if (event.command() == Command::kDmaWrite && !guest_.Refused(access.iova, access.count)) {
     recorded_write_bytes_ += access.count;
-    if (options_.level == Level::kMemory) {
+    if (options_.level == Level::kMemory || target_.shares_memory()) {
       memory_.RecordedWrites(access.iova, event.data_after<vfio_user::DmaAccess>());
       // What is written again before the next guest event is not looked for twice.
       std::erase_if(unsettled_, [&](const Recorded& other) {

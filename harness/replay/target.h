@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "protocol/trace/event.h"
 
 namespace farside::replay {
@@ -48,6 +49,12 @@ class Target {
   // False if what does not come from Wait never will.
   virtual bool takes_time() const = 0;
 
+  // The memory of a device that reaches it by itself, so that its DMA is not among the outputs:
+  // what the guest writes goes there, and it is looked at instead. False of others.
+  virtual bool shares_memory() const { return false; }
+  virtual void WriteMemory(uint64_t, ConstBytes) {}
+  virtual void ReadMemory(uint64_t, Bytes out) const { Fill(out, 0); }
+
   // Lets the device's tasks make as many steps as it takes to have made `count` since the last
   // Deliver. Only in process; elsewhere nothing happens.
   virtual void Step(uint64_t count) = 0;
@@ -56,6 +63,10 @@ class Target {
 // Behind the vfio-user socket `path`. All of memory is one window without an fd, so that every
 // access is a message; interrupts come in-band where the server can, by eventfd elsewhere.
 Result<std::unique_ptr<Target>> ConnectTarget(const std::string& path);
+
+// At the other end of a connected socket that speaks mpqemu. Memory is shared by fd: 3 GiB from 0
+// and 5 GiB from 4 GiB; what lies elsewhere is not there.
+Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket);
 
 // The device that a trace's first block names, made in this process.
 Result<std::unique_ptr<Target>> MakeTargetInProcess(const trace::TraceInfo& info);
