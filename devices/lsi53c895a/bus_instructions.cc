@@ -65,6 +65,7 @@ Task<bool> Chip::StartMove() {
     IllegalInstruction();
     co_return false;
   }
+  if (!ReachBus()) co_return false;
   Move& move = execution_.move;
   move = {.address = Widen(instruction.second, kSbms),
           .left = instruction.count(),
@@ -279,6 +280,7 @@ Task<void> Chip::Select() {
   OnConnectionChanged(/*expected=*/true);
   if (link_.connected()) co_return JumpToAlternate();
   regs_.Set(kSdid, id);
+  SetBits(kSstat0, kSstat0Woa, true);
   const bool atn = (instruction.first & kIoAtn) != 0;
   if (!link_.Select(id, atn)) {
     execution_.selection_failed = true;

@@ -159,8 +159,8 @@ void Chip::OnIstat0Write(uint64_t old) {
   if (bit(kIstat0, kIstat0Sigp)) Kick();
 }
 
-// Operating registers to their reset values; SCRIPTS RAM stays, and so do commands of targets that
-// have disconnected.
+// Operating registers to their reset values; commands of targets that have disconnected stay. So
+// does SCRIPTS RAM, at every reset: it has no reset input.
 void Chip::SoftReset() {
   Halt();
   execution_ = {};
@@ -176,7 +176,6 @@ void Chip::OnReset(ResetKind) {
   link_.Reset();
   bus_.ResetAll();
   SoftReset();
-  Fill(ram_, 0);
 }
 
 // RST/ was asserted by us, and we hear it like everybody else.

@@ -198,6 +198,8 @@ uint8_t Chip::ReadByte(uint32_t reg) {
 }
 
 void Chip::WriteByte(uint32_t reg, uint8_t value) {
+  // Nothing but these instructions writes SFBR.
+  if (reg == OffsetOf(kSfbr)) return regs_.Set(kSfbr, value);
   const std::array byte = {std::byte{value}};
   WriteRegisters(reg, byte);
 }
@@ -239,9 +241,11 @@ void Chip::Transfer() {
   if ((instruction.first & kTransferWait) != 0 && !AwaitPhase(Wait::kPhase)) return;
   if (ConditionHolds() != ((instruction.first & kTransferIfTrue) != 0)) return;
   const uint32_t next = reg32(kDsp);
-  const uint32_t target = (instruction.first & kTransferRelative) != 0
-                              ? next + SignExtend24(instruction.second)
-                              : instruction.second;
+  uint32_t target = instruction.second;
+  if ((instruction.first & kTransferRelative) != 0) {
+    target = next + SignExtend24(instruction.second);
+    regs_.Set(kAdder, target);
+  }
   switch (TransferOpcode{instruction.opcode()}) {
     case TransferOpcode::kCall:
       regs_.Set(kTemp, next);

@@ -45,6 +45,7 @@ inline constexpr uint8_t kDstatSsi = 1 << 3;
 inline constexpr uint8_t kDstatSir = 1 << 2;
 inline constexpr uint8_t kDstatIid = 1 << 0;
 
+inline constexpr uint8_t kSstat0Woa = 1 << 2;
 inline constexpr uint8_t kSstat0Rst = 1 << 1;
 inline constexpr uint8_t kSstat2Ldsc = 1 << 1;
 
@@ -198,14 +199,14 @@ inline constexpr RegisterDef kRegisters[] = {
     {.offset = 0x05, .width = 1, .name = "SXFER", .writable = 0xff},
     {.offset = 0x06, .width = 1, .name = "SDID", .writable = 0x0f},
     {.offset = 0x07, .width = 1, .name = "GPREG", .reset = 0x7f, .writable = 0x1f},
-    {.offset = 0x08, .width = 1, .name = "SFBR", .writable = 0xff},
+    {.offset = 0x08, .width = 1, .name = "SFBR"},  // SCRIPTS write it.
     {.offset = 0x09, .width = 1, .name = "SOCL", .writable = 0xff},
     {.offset = 0x0a, .width = 1, .name = "SSID"},
     {.offset = 0x0b, .width = 1, .name = "SBCL"},
     {.offset = 0x0c, .width = 1, .name = "DSTAT", .reset = kDstatDfe},  // Read clears, but DFE.
     {.offset = 0x0d, .width = 1, .name = "SSTAT0"},
     {.offset = 0x0e, .width = 1, .name = "SSTAT1"},
-    {.offset = 0x0f, .width = 1, .name = "SSTAT2"},
+    {.offset = 0x0f, .width = 1, .name = "SSTAT2", .reset = kSstat2Ldsc},
     {.offset = 0x10, .width = 4, .name = "DSA", .writable = kAllBits},
     {.offset = 0x14, .width = 1, .name = "ISTAT0", .writable = 0xf0, .clear = kIstat0Intf},
     {.offset = 0x15, .width = 1, .name = "ISTAT1", .writable = kIstat1Si},
@@ -221,7 +222,7 @@ inline constexpr RegisterDef kRegisters[] = {
     {.offset = 0x21, .width = 1, .name = "CTEST4", .writable = 0xff},
     {.offset = 0x22, .width = 1, .name = "CTEST5", .writable = 0x3c},
     {.offset = 0x23, .width = 1, .name = "CTEST6", .writable = 0xff},
-    {.offset = 0x24, .width = 4, .name = "DBC", .writable = kAllBits},
+    {.offset = 0x24, .width = 4, .name = "DBC", .reset = 0x4000'0000, .writable = kAllBits},
     {.offset = 0x28, .width = 4, .name = "DNAD", .writable = kAllBits},
     {.offset = 0x2c, .width = 4, .name = "DSP", .writable = kAllBits},
     {.offset = 0x30, .width = 4, .name = "DSPS", .writable = kAllBits},

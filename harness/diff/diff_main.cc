@@ -190,7 +190,7 @@ Result<Outcome> Compare(const Comparison& comparison, EventList given, std::stri
   outcome.list = std::move(given);
   std::optional<Generator> generator;
   if (outcome.list.seed && outcome.list.events.empty()) {
-    generator.emplace(model, *outcome.list.seed);
+    generator.emplace(model, *outcome.list.seed, lawful);
   }
   const uint64_t count = generator ? line.events : outcome.list.events.size();
   const uint64_t start = clock.now_ns();

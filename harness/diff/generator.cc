@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "devices/core/pci_registers.h"
 #include "harness/diff/config_registers.h"
@@ -23,8 +24,11 @@ constexpr uint16_t kDecode = pci::kCommandIo | pci::kCommandMemory | pci::kComma
 
 }  // namespace
 
-Generator::Generator(const Model& model, uint64_t seed)
-    : model_(model), random_(Mix64(seed)), workload_(model.MakeWorkload(Mix64(seed ^ 1))) {}
+Generator::Generator(const Model& model, uint64_t seed, Lawful lawful)
+    : model_(model),
+      lawful_(std::move(lawful)),
+      random_(Mix64(seed)),
+      workload_(model.MakeWorkload(Mix64(seed ^ 1))) {}
 
 Event Generator::Next() {
   while (next_ == queue_.size()) Refill();
@@ -35,7 +39,7 @@ void Generator::Refill() {
   queue_.clear();
   next_ = 0;
   const uint64_t dice = random_.Below(1000);
-  if (dice >= kReset + kConfigReads + kConfigWrites + kRegisters) return workload_->Next(&queue_);
+  if (std::exchange(fresh_, false) || dice >= kReset + kConfigReads + kConfigWrites + kRegisters) return workload_->Next(&queue_);
   Event event{.kind = Event::Kind::kReset, .data = {}};
   if (dice >= kReset) {
     event = dice < kReset + kConfigReads                   ? ConfigRead()
@@ -44,6 +48,8 @@ void Generator::Refill() {
   }
   const bool disturbs = event.kind == Event::Kind::kWrite && model_.WorkOf(event) == Work::kLong;
   if (!model_.Allows(event) || (disturbs && !random_.OneIn(kDisturbOneIn))) return;
+  if (event.kind == Event::Kind::kWrite && !lawful_.Adapt(&event)) return;
+  fresh_ = event.kind == Event::Kind::kReset;
   workload_->OnOther(event);
   queue_.push_back(std::move(event));
 }

@@ -19,9 +19,15 @@ using nlohmann::json;
 
 namespace {
 
-enum class Kind { kRead, kInterrupt, kMemory };
+enum class Kind { kRead, kWrite, kInterrupt, kMemory };
 constexpr OptionWord<Kind> kKinds[] = {
-    {"read", Kind::kRead}, {"interrupt", Kind::kInterrupt}, {"memory", Kind::kMemory}};
+    {"read", Kind::kRead},
+    {"write", Kind::kWrite},
+    {"interrupt", Kind::kInterrupt},
+    {"memory", Kind::kMemory}};
+
+// In a row: all places of regions with registers in which there is none.
+constexpr std::string_view kReserved = "reserved";
 
 struct Place {
   uint32_t region = 0;
@@ -86,7 +92,8 @@ bool Lawful::AllowsInterrupt(std::span<const uint64_t> answers) const {
       interrupts_, [&](const auto& row) { return (answers[row.first] & row.second) != 0; });
 }
 
-Result<void> Lawful::AddRead(const Model& model, const std::string& name, const json* bits) {
+Result<void> Lawful::AddRegister(const Model& model, const std::string& name, const json* bits,
+                                 Masks* to) {
   const auto place = FindRegister(model, name);
   if (!place) return Fail("{} has no register {}", model.name(), Quote(name));
   const auto mask = ParseBits(bits, WidthMask(place->row->width));
@@ -96,10 +103,27 @@ Result<void> Lawful::AddRead(const Model& model, const std::string& name, const 
     const auto row = std::ranges::find(space.rows, name, &RegisterDef::name);
     for (uint32_t i = 0; row != space.rows.end() && i < row->width; ++i) {
       const auto byte = static_cast<uint8_t>(*mask >> (8 * i));
-      if (byte != 0) reads_[{space.region, row->offset + i}] |= byte;
+      if (byte != 0) (*to)[{space.region, row->offset + i}] |= byte;
     }
   }
   return {};
+}
+
+void Lawful::AddReserved(const Model& model, Masks* to) {
+  for (const RegisterSpace& space : model.spaces()) {
+    for (uint64_t at = 0; !space.rows.empty() && at < space.size; ++at) {
+      if (model.Find(space.region, at) == nullptr) (*to)[{space.region, at}] = 0xff;
+    }
+  }
+}
+
+bool Lawful::Adapt(Event* write) const {
+  for (uint32_t i = 0; i < write->size; ++i) {
+    const uint64_t mask = WriteMask(write->region, write->offset + i);
+    if (mask == 0xff) return false;
+    write->value &= ~(mask << (8 * i));
+  }
+  return true;
 }
 
 Result<void> Lawful::AddMemory(const Model& model, const std::string& name, const json* bits) {
@@ -137,15 +161,26 @@ Result<void> Lawful::AddRow(const Model& model, const json& row) {
   const Kind kind = reader.Choice("kind", kKinds, Kind::kRead);
   const json* bits = reader.Value("bits");
   (void)reader.RequiredString("reason");  // For who reviews the row.
-  const std::string page = reader.RequiredString("page");
+  const std::string page = reader.String("page", "");
+  const std::string section = reader.String("section", "");
   if (auto finished = reader.Finish(); !finished) return finished;
-  if (std::ranges::none_of(page, [](char c) { return c >= '0' && c <= '9'; })) {
-    return Fail("'page' names no page: \"NVM Express 1.4, page 42\"");
+  if (std::ranges::none_of(page + section, [](char c) { return c >= '0' && c <= '9'; })) {
+    return Fail("give the 'page' or the 'section': \"NVM Express 1.4, page 42\"");
   }
   ++rows_;
   switch (kind) {
     case Kind::kRead:
-      return AddRead(model, name, bits);
+      if (name == kReserved) {
+        AddReserved(model, &reserved_);
+        return {};
+      }
+      return AddRegister(model, name, bits, &reads_);
+    case Kind::kWrite:
+      if (name == kReserved) {
+        AddReserved(model, &writes_);
+        return {};
+      }
+      return AddRegister(model, name, bits, &writes_);
     case Kind::kInterrupt:
       return AddInterrupt(model, name, bits);
     case Kind::kMemory:

@@ -28,8 +28,16 @@ class Lawful {
                               const nlohmann::json& document);
 
   // Bits of a byte that may differ: of a register, of memory.
-  uint8_t ReadMask(uint32_t region, uint64_t offset) const { return Find(reads_, region, offset); }
+  uint8_t ReadMask(uint32_t region, uint64_t offset) const {
+    return Find(reads_, region, offset) | Find(reserved_, region, offset);
+  }
   uint8_t MemoryMask(uint64_t iova) const { return Find(memory_, 0, iova); }
+  // Random traffic writes none of these bits.
+  uint8_t WriteMask(uint32_t region, uint64_t offset) const {
+    return Find(writes_, region, offset);
+  }
+  // Takes those bits out of a write. False: a byte would have nothing left.
+  bool Adapt(Event* write) const;
   // Interrupts may differ while this status, the model's status()[i] is answers[i], is there.
   bool AllowsInterrupt(std::span<const uint64_t> answers) const;
 
@@ -43,13 +51,17 @@ class Lawful {
     return found == masks.end() ? 0 : found->second;
   }
   Result<void> AddRow(const Model& model, const nlohmann::json& row);
-  Result<void> AddRead(const Model& model, const std::string& name, const nlohmann::json* bits);
+  Result<void> AddRegister(const Model& model, const std::string& name, const nlohmann::json* bits,
+                           Masks* to);
+  void AddReserved(const Model& model, Masks* to);
   Result<void> AddMemory(const Model& model, const std::string& name, const nlohmann::json* bits);
   Result<void> AddInterrupt(const Model& model, const std::string& name,
                             const nlohmann::json* bits);
   Result<void> CheckShares(const Model& model);
 
   Masks reads_;
+  Masks reserved_;  // Reads of places without a register.
+  Masks writes_;
   Masks memory_;
   std::vector<std::pair<size_t, uint64_t>> interrupts_;  // Indices of status(), and masks.
   size_t rows_ = 0;

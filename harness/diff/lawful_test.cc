@@ -70,7 +70,35 @@ TEST(LawfulTest, ARowWithoutAPageIsRefused) {
   json row = Row();
   row.erase("page");
   EXPECT_THAT(ErrorOf({row}), HasSubstr("page"));
-  EXPECT_THAT(ErrorOf({Row({{"page", "the specification"}})}), HasSubstr("names no page"));
+  EXPECT_THAT(ErrorOf({Row({{"page", "the specification"}})}), HasSubstr("give the 'page'"));
+}
+
+TEST(LawfulTest, ASectionWillDo) {
+  json row = Row({{"section", "NVM Express 1.4, section 3.1.6"}});
+  row.erase("page");
+  EXPECT_TRUE(ParseRows({row}));
+}
+
+TEST(LawfulTest, BitsOfAWriteRowAreTakenOutOfWrites) {
+  const auto lawful = ParseRows({Row({{"register", "CC"}, {"bits", "0xff0f"}, {"kind", "write"}})});
+  ASSERT_TRUE(lawful) << lawful.error().message;
+  EXPECT_EQ(lawful->masked_bits(), 0u);
+  Event partly = Write(kBar, 0x14, 1, 0x5a);
+  EXPECT_TRUE(lawful->Adapt(&partly));
+  EXPECT_EQ(partly.value, 0x50u);
+  Event wholly = Write(kBar, 0x14, 4, 0x46'0001);
+  EXPECT_FALSE(lawful->Adapt(&wholly));
+  Event elsewhere = Write(kBar, 0x16, 2, 0x46);
+  EXPECT_TRUE(lawful->Adapt(&elsewhere));
+  EXPECT_EQ(elsewhere.value, 0x46u);
+}
+
+TEST(LawfulTest, ReservedPlacesAreMaskedAndNotCounted) {
+  const auto lawful = ParseRows({Row({{"register", "reserved"}, {"bits", "all"}})});
+  ASSERT_TRUE(lawful) << lawful.error().message;
+  EXPECT_EQ(lawful->ReadMask(kBar, 0xf00), 0xff);
+  EXPECT_EQ(lawful->ReadMask(kBar, 0x14), 0);
+  EXPECT_EQ(lawful->masked_bits(), 0u);
 }
 
 TEST(LawfulTest, ARowWithoutAReasonIsRefused) {
@@ -103,9 +131,11 @@ TEST(LawfulTest, RowsOfAnotherModelAreRefused) {
   EXPECT_THAT(parsed.error().message, HasSubstr("the rows are of another model"));
 }
 
-TEST(LawfulTest, TheReviewedFileIsLawful) {
-  const auto lawful = Lawful::Load(NvmeModel(), FARSIDE_LAWFUL_DIR "/nvme.json");
-  EXPECT_TRUE(lawful) << lawful.error().message;
+TEST(LawfulTest, TheReviewedFilesAreLawful) {
+  const auto nvme = Lawful::Load(NvmeModel(), FARSIDE_LAWFUL_DIR "/nvme.json");
+  EXPECT_TRUE(nvme) << nvme.error().message;
+  const auto lsi = Lawful::Load(LsiModel(), FARSIDE_LAWFUL_DIR "/lsi53c895a.json");
+  EXPECT_TRUE(lsi) << lsi.error().message;
 }
 
 }  // namespace

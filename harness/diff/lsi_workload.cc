@@ -18,6 +18,8 @@ constexpr uint32_t kJumpRelative = 0x8080'0000;
 constexpr uint32_t kIfTrue = 1 << 19;
 constexpr uint32_t kIfData = 1 << 18;
 constexpr uint32_t kIfCarry = 1 << 21;
+constexpr uint32_t kSfbrToRegister = 0x6a00'0000;
+constexpr uint32_t kClearSfbr = 0x7000'0000 | OffsetOf(kScratchA) << 16;
 constexpr uint32_t kSetCarry = 0x5800'0400;
 constexpr uint32_t kClearCarry = 0x6000'0400;
 constexpr uint32_t kClearAck = 0x6000'0040;
@@ -59,25 +61,40 @@ void LsiWorkload::Next(std::vector<Event>* out) {
   RunProgram(out);
 }
 
-// As after power on, but for what SRST leaves.
-void LsiWorkload::SetUp(std::vector<Event>* out) {
-  out->push_back(
-      WriteRegister(OffsetOf(kIstat0), 1, random_.OneIn(4) ? kIstat0Abrt | kIstat0Sem : 0));
-  out->push_back(WriteRegister(OffsetOf(kScntl1), 1, kScntl1Rst));
-  out->push_back(WriteRegister(OffsetOf(kScntl1), 1, 0));
-  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, kIstat0Srst));
-  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, 0));
+// INTF first: QEMU keeps DSTAT while it is set.
+void LsiWorkload::ServeInterrupts(std::vector<Event>* out) {
+  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, kIstat0Intf));
   out->push_back(Read(kIoBar, OffsetOf(kSist0), 1));
   out->push_back(Read(kIoBar, OffsetOf(kSist1), 1));
   out->push_back(Read(kIoBar, OffsetOf(kDstat), 1));
+}
+
+// As after power on, but for what SRST leaves. Interrupts are served one by one: QEMU does not stack
+// them, and SRST leaves its line up.
+void LsiWorkload::SetUp(std::vector<Event>* out) {
+  ServeInterrupts(out);
+  if (random_.OneIn(4)) {
+    out->push_back(WriteRegister(OffsetOf(kIstat0), 1, kIstat0Abrt | kIstat0Sem));
+    ServeInterrupts(out);
+  }
+  out->push_back(WriteRegister(OffsetOf(kScntl1), 1, kScntl1Rst));
+  out->push_back(WriteRegister(OffsetOf(kScntl1), 1, 0));
+  ServeInterrupts(out);
+  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, kIstat0Srst));
+  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, 0));
   for (uint32_t reg = OffsetOf(kMmrs); reg <= OffsetOf(kDnad64); reg += 4) {
     out->push_back(WriteRegister(reg, 4, 0));
   }
+  // Power-up values differ from maker to maker.
   out->push_back(WriteRegister(OffsetOf(kScid), 1, 0x47));
+  out->push_back(WriteRegister(OffsetOf(kRespid0), 1, 0x80));
+  out->push_back(WriteRegister(OffsetOf(kRespid1), 1, 0));
   out->push_back(WriteRegister(OffsetOf(kDien), 1, 0x7d));
   out->push_back(WriteRegister(OffsetOf(kSien0), 1, 0x8f));
   out->push_back(WriteRegister(OffsetOf(kSien1), 1, 0x04));
   out->push_back(WriteRegister(OffsetOf(kDsa), 4, kSource));
+  // A sum for ADDER, which need not have a value before.
+  Run({kJumpRelative | kIfTrue, 0, kIntAlways, 0}, false, out);
   ready_ = true;
 }
 
@@ -111,7 +128,9 @@ void LsiWorkload::AddInstruction(Words* words) {
       const auto count = static_cast<uint32_t>(1 + random_.Below(600));
       auto from = static_cast<uint32_t>(kSource + random_.Below(kAreaSize - count));
       auto to = static_cast<uint32_t>(kTarget + random_.Below(kAreaSize - count));
-      if (!random_.OneIn(16)) to = (to & ~3u) | (from & 3);  // Section 5.9: else it is illegal.
+      // Section 5.9: else it is illegal.
+      if (!random_.OneIn(16)) to = (to & ~3u) | (from & 3);
+      if (((to ^ from) & 3) != 0) ends_early_ = true;
       words->insert(words->end(), {kMoveMemory | count, from, to});
       return;
     }
@@ -146,8 +165,12 @@ void LsiWorkload::RunProgram(std::vector<Event>* out) {
     out->push_back(WriteMemory(kSource + random_.Below(kAreaSize - bytes.size()), bytes));
   }
   Words words;
+  ends_early_ = false;
   for (uint64_t i = 1 + random_.Below(8); i != 0; --i) AddInstruction(&words);
-  words.insert(words.end(), {kIntAlways, static_cast<uint32_t>(random_.Next())});
+  // QEMU shows SFBR to scripts alone.
+  const uint32_t reg = Scratch();
+  words.insert(words.end(), {kSfbrToRegister | (reg & 0x7f) << 16 | (reg & 0x80), 0, kClearSfbr, 0,
+                             kIntAlways, static_cast<uint32_t>(random_.Next())});
   const bool in_ram = random_.OneIn(4);
   if (random_.OneIn(8)) {
     // The whole of it as a subroutine.
@@ -156,6 +179,7 @@ void LsiWorkload::RunProgram(std::vector<Event>* out) {
     *(words.end() - 2) = kReturnAlways;
   }
   Run(words, in_ram, out);
+  if (ends_early_) Run({kClearSfbr, 0, kIntAlways, 2}, false, out);
 }
 
 // A command for disk 0, which need not be there.
@@ -180,7 +204,7 @@ void LsiWorkload::RunCommand(std::vector<Event>* out) {
   words.insert(words.end(), {BlockMove(3, 1), at(kStatus), BlockMove(7, 1), at(kStatus + 1),
                              kAndScntl2, 0, kClearAck, 0, kWaitDisconnect, 0, kIntAlways, 7});
   Run(words, false, out);
-  ready_ = false;  // However it ended, the bus is free afterwards.
+  SetUp(out);  // However it ended, the bus is free afterwards.
 }
 
 void LsiWorkload::Run(const Words& words, bool in_ram, std::vector<Event>* out) {
@@ -202,13 +226,14 @@ void LsiWorkload::Run(const Words& words, bool in_ram, std::vector<Event>* out) 
                   .mask = kIstat0Dip | kIstat0Sip,
                   .data = {}});
   out->push_back(Read(kIoBar, OffsetOf(kIstat0), 1));
-  for (const Reg reg : {kDsps, kDsp, kDbc, kSfbr, kTemp}) {
+  for (const Reg reg : {kDsps, kDsp, kTemp}) {
     if (random_.OneIn(2)) out->push_back(Read(kMemoryBar, OffsetOf(reg), kRegisters[reg].width));
   }
-  out->push_back(Read(kIoBar, OffsetOf(kSist0), 1));
-  out->push_back(Read(kIoBar, OffsetOf(kSist1), 1));
-  out->push_back(Read(kIoBar, OffsetOf(kDstat), 1));
-  out->push_back(WriteRegister(OffsetOf(kIstat0), 1, kIstat0Intf));
+  ServeInterrupts(out);
+  // Which steps of an instruction go through these is nobody's business.
+  out->push_back(WriteRegister(OffsetOf(kDbc), 2, random_.Next() & 0xffff));
+  out->push_back(WriteRegister(OffsetOf(kDbc) + 2, 1, random_.Next() & 0xff));
+  out->push_back(WriteRegister(OffsetOf(kDnad), 4, random_.Next() & kAllBits));
 }
 
 }  // namespace farside::diff

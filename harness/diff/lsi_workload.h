@@ -37,6 +37,7 @@ class LsiWorkload final : public Workload {
   using Words = std::vector<uint32_t>;
 
   void SetUp(std::vector<Event>* out);
+  void ServeInterrupts(std::vector<Event>* out);
   void RunProgram(std::vector<Event>* out);
   void RunCommand(std::vector<Event>* out);
   // Puts a script where it runs, starts it and awaits its interrupt, which is then served.
@@ -47,6 +48,7 @@ class LsiWorkload final : public Workload {
   Event WriteRegister(uint32_t offset, uint32_t size, uint64_t value);
 
   Random random_;
+  bool ends_early_ = false;  // The program that is made may have an illegal instruction.
   bool ready_ = false;  // As far as can be told.
 };
 

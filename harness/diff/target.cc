@@ -92,9 +92,9 @@ class SocketTarget final : public Target {
   const std::string path_;
 };
 
-class QemuConnection final : public Connection {
+class MpqemuConnection final : public Connection {
  public:
-  QemuConnection(std::unique_ptr<scenario::Child> child, std::unique_ptr<DeviceClient> client)
+  MpqemuConnection(std::unique_ptr<scenario::Child> child, std::unique_ptr<DeviceClient> client)
       : child_(std::move(child)), client_(std::move(client)) {}
 
   DeviceClient& client() override { return *client_; }
@@ -108,7 +108,7 @@ class QemuConnection final : public Connection {
   Result<void> Finish() override {
     client_.reset();  // The remote ends when its channel does.
     if (child_->Wait(kEndNs)) return {};
-    return Fail("QEMU's remote did not end when its channel was closed");
+    return Fail("the remote did not end when its channel was closed");
   }
 
  private:
@@ -116,11 +116,22 @@ class QemuConnection final : public Connection {
   std::unique_ptr<DeviceClient> client_;
 };
 
-// QEMU's x-remote machine; %FD% in its arguments is its end of the channel.
-class QemuTarget final : public Target {
+// Of the programs that serve mpqemu.
+struct Remote {
+  bool may_die = false;
+  uint64_t settle_ns = 0;  // It undoes meanwhile what it was told.
+};
+constexpr Remote kOurs{};
+// A guest may end it, and its first reset comes when it serves already.
+constexpr Remote kQemu{.may_die = true, .settle_ns = 300'000'000};
+
+// A server of mpqemu; %FD% in its arguments is its end of the channel.
+class MpqemuTarget final : public Target {
  public:
-  QemuTarget(std::vector<std::string> words, std::string bin_dir)
-      : words_(std::move(words)), bin_dir_(std::move(bin_dir)) {}
+  static constexpr std::string_view kFdPlace = "%FD%";
+
+  MpqemuTarget(const Remote& remote, std::vector<std::string> words, std::string bin_dir)
+      : remote_(remote), words_(std::move(words)), bin_dir_(std::move(bin_dir)) {}
 
   Result<std::unique_ptr<Connection>> Start(DmaHandler*) override {
     auto pair = MakeSocketPair();
@@ -142,18 +153,17 @@ class QemuTarget final : public Target {
     auto child = scenario::Child::Start(words_.front(), options);
     if (!child) return tl::unexpected(child.error());
     mpqemu::ClientOptions client_options;
-    client_options.settle_ns = kStartNs;
+    client_options.settle_ns = remote_.settle_ns;
     client_options.place_bars = false;  // Side does.
     auto client = mpqemu::MpqemuClient::Attach(std::move(ours), client_options);
     if (!client) return tl::unexpected(client.error());
-    return std::make_unique<QemuConnection>(std::move(*child), std::move(*client));
+    return std::make_unique<MpqemuConnection>(std::move(*child), std::move(*client));
   }
-  bool may_die() const override { return true; }
+  bool may_die() const override { return remote_.may_die; }
   uint32_t config_size() const override { return 256; }
 
  private:
-  static constexpr std::string_view kFdPlace = "%FD%";
-  static constexpr uint64_t kStartNs = 300'000'000;  // Its first reset undoes what came before.
+  const Remote& remote_;
   std::vector<std::string> words_;
   const std::string bin_dir_;
 };
@@ -180,21 +190,30 @@ Result<std::vector<std::string>> SplitWords(std::string_view text) {
   return words;
 }
 
-Result<std::unique_ptr<Target>> MakeQemuTarget(const std::string& text,
-                                               const std::string& bin_dir) {
+Result<std::unique_ptr<Target>> MakeMpqemuTarget(const Remote& remote, const std::string& text,
+                                                 const std::string& bin_dir) {
   auto words = SplitWords(text);
   if (!words) return tl::unexpected(words.error());
-  if (words->empty()) return Fail("a QEMU target is qemu:PROGRAM ARGS... with %FD% in ARGS");
-  return std::make_unique<QemuTarget>(std::move(*words), bin_dir);
+  if (words->empty() || text.find(MpqemuTarget::kFdPlace) == std::string::npos) {
+    return Fail("a target of qemu: or mpqemu: is PROGRAM ARGS... with {} in ARGS",
+                MpqemuTarget::kFdPlace);
+  }
+  return std::make_unique<MpqemuTarget>(remote, std::move(*words), bin_dir);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::string& bin_dir) {
-  constexpr std::string_view kSocket = "socket:";
-  if (text.starts_with(kSocket)) return std::make_unique<SocketTarget>(text.substr(kSocket.size()));
-  constexpr std::string_view kQemu = "qemu:";
-  if (text.starts_with(kQemu)) return MakeQemuTarget(text.substr(kQemu.size()), bin_dir);
+  constexpr std::string_view kSocketPrefix = "socket:";
+  if (text.starts_with(kSocketPrefix)) {
+    return std::make_unique<SocketTarget>(text.substr(kSocketPrefix.size()));
+  }
+  for (const auto& [prefix, remote] : {std::pair<std::string_view, const Remote*>("qemu:", &kQemu),
+                                       {"mpqemu:", &kOurs}}) {
+    if (text.starts_with(prefix)) {
+      return MakeMpqemuTarget(*remote, text.substr(prefix.size()), bin_dir);
+    }
+  }
   auto words = SplitWords(text);
   if (!words) return tl::unexpected(words.error());
   if (words->empty()) return Fail("a target is a program with its arguments, or socket:PATH");
