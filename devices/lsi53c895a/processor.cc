@@ -125,7 +125,7 @@ void Chip::Decode() {
   regs_.Set(kDsp, execution_.address + kInstructionSize);
   regs_.Set(kDbc, execution_.instruction.first);
   regs_.Set(kDnad, execution_.instruction.second);
-  regs_.Set(kDsps, execution_.instruction.second);
+  if (!MUTANT("lsi-dsps-stale")) regs_.Set(kDsps, execution_.instruction.second);
 }
 
 void Chip::DecodeThird() {

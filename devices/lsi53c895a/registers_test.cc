@@ -15,6 +15,8 @@ TEST_P(RegistersTest, HaveTheManualsResetValues) {
   EXPECT_EQ(m().Read8(kIstat0), 0);
   EXPECT_EQ(m().Read8(kStest4), 0xe0);
   EXPECT_EQ(m().Read8(kCtest0), 0xff);
+  EXPECT_EQ(m().Read8(kSstat2), kSstat2Ldsc) << "page 4-46";
+  EXPECT_EQ(m().Read32(kDbc) >> 24, 0x40u) << "DCMD";
   EXPECT_FALSE(m().irq.intx());
 }
 
@@ -31,6 +33,15 @@ TEST_P(RegistersTest, ConfigurationSpaceIsTheChips) {
   uint8_t capabilities = 0xff;
   m().chip->ReadRegion(Region::kConfig, 0x34, AsWritableBytes(capabilities));
   EXPECT_EQ(capabilities, 0);
+}
+
+TEST_P(RegistersTest, ScriptsRamOutlivesAReset) {
+  const uint32_t value = 0x1234'5678;
+  m().chip->WriteRegion(Region::kBar2, 0x40, AsBytes(value));
+  m().chip->Reset(ResetKind::kFunction);
+  uint32_t left = 0;
+  m().chip->ReadRegion(Region::kBar2, 0x40, AsWritableBytes(left));
+  EXPECT_EQ(left, value);
 }
 
 TEST_P(RegistersTest, BytesMakeUpRegistersThroughEveryWindow) {
@@ -53,7 +64,9 @@ TEST_P(RegistersTest, BytesMakeUpRegistersThroughEveryWindow) {
 
 TEST_P(RegistersTest, ReadOnlyBitsStay) {
   m().Write32(kDstat, 0xffff'ffff);
-  EXPECT_EQ(m().Read32(kDstat), 0x80u) << "sym_regtest: DSTAT to SSTAT2";
+  EXPECT_EQ(m().Read32(kDstat), 0x0200'0080u) << "sym_regtest: DSTAT to SSTAT2";
+  m().Write8(kSfbr, 0x5a);
+  EXPECT_EQ(m().Read8(kSfbr), 0) << "SCRIPTS alone write it";
   m().Write8(kIstat0, 0x0b);
   EXPECT_EQ(m().Read8(kIstat0), 0);
 }

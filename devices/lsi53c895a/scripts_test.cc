@@ -132,6 +132,13 @@ TEST_P(ScriptsTest, JumpsCallsAndConditions) {
   EXPECT_EQ(m().Read32(kTemp), kCode + 10 * 8);
 }
 
+TEST_P(ScriptsTest, AdderShowsTheSumOfARelativeJump) {
+  Script script(kCode);
+  script.Raw(0x8088'0000, 8).Int(0xbad).Int(3);
+  ExpectInt(script, 3);
+  EXPECT_EQ(m().Read32(kAdder), kCode + 16);
+}
+
 TEST_P(ScriptsTest, BackwardsRelativeJump) {
   Script script(kCode);
   script.Modify(OffsetOf(kScratchA), Script::kAdd, 1)

@@ -11,11 +11,12 @@ namespace {
 
 using Kind = Event::Kind;
 
-constexpr size_t kMaxPending = 32;         // Reads in flight, on each side.
-constexpr uint64_t kNapNs = 50'000;        // Between two looks, at first.
-constexpr uint64_t kMaxNapNs = 2'000'000;  // And at last.
-constexpr uint32_t kLongRounds = 2;        // Looks that must be alike, one behind the other.
-constexpr uint64_t kInVainNs = 2'000'000;  // An Await's time behind one that was in vain.
+constexpr size_t kMaxPending = 32;          // Reads in flight, on each side.
+constexpr uint64_t kNapNs = 50'000;         // Between two looks, at first.
+constexpr uint64_t kMaxNapNs = 2'000'000;   // And at last.
+constexpr uint32_t kLongRounds = 2;         // Looks that must be alike, one behind the other.
+constexpr uint64_t kInVainNs = 2'000'000;   // An Await's time behind one that was in vain.
+constexpr uint64_t kUnmaskNs = 50'000'000;  // In which a line that is up signals again.
 constexpr uint64_t kVolatileNs = 100'000'000;
 
 void Nap(uint64_t ns) {
@@ -291,10 +292,14 @@ Result<void> Differ::UnmaskInterrupts() {
   if (auto unmasked = b_.UnmaskIntx(); !unmasked) return unmasked;
   // Where unmasking is an eventfd, the next event could overtake it: a device that has answered
   // twice since has been around its loop, and has seen it.
-  for (int i = 0; i < 2; ++i) {
+  // QEMU's remote goes on answering without going around it: hence the nap.
+  const uint64_t deadline = clock_.now_ns() + kUnmaskNs;
+  for (int i = 0; i < 2 || (a_.IntxSignalled() != b_.IntxSignalled() && clock_.now_ns() < deadline);
+       ++i) {
     std::vector<uint64_t> a;
     std::vector<uint64_t> b;
     if (auto read = ReadStatus(&a, &b); !read) return read;
+    if (i != 1) Nap(kNapNs / 2);
   }
   return {};
 }

@@ -28,7 +28,7 @@ Generator::Generator(const Model& model, uint64_t seed, Lawful lawful)
     : model_(model),
       lawful_(std::move(lawful)),
       random_(Mix64(seed)),
-      workload_(model.MakeWorkload(Mix64(seed ^ 1))) {}
+      workload_(model.MakeWorkload(Mix64(seed ^ 1), lawful_)) {}
 
 Event Generator::Next() {
   while (next_ == queue_.size()) Refill();
@@ -39,7 +39,8 @@ void Generator::Refill() {
   queue_.clear();
   next_ = 0;
   const uint64_t dice = random_.Below(1000);
-  if (std::exchange(fresh_, false) || dice >= kReset + kConfigReads + kConfigWrites + kRegisters) return workload_->Next(&queue_);
+  if (std::exchange(fresh_, false) || dice >= kReset + kConfigReads + kConfigWrites + kRegisters)
+    return workload_->Next(&queue_);
   Event event{.kind = Event::Kind::kReset, .data = {}};
   if (dice >= kReset) {
     event = dice < kReset + kConfigReads                   ? ConfigRead()
@@ -48,6 +49,9 @@ void Generator::Refill() {
   }
   const bool disturbs = event.kind == Event::Kind::kWrite && model_.WorkOf(event) == Work::kLong;
   if (!model_.Allows(event) || (disturbs && !random_.OneIn(kDisturbOneIn))) return;
+  for (const std::string& operation : lawful_.avoided()) {
+    if (model_.IsOf(operation, event)) return;
+  }
   if (event.kind == Event::Kind::kWrite && !lawful_.Adapt(&event)) return;
   fresh_ = event.kind == Event::Kind::kReset;
   workload_->OnOther(event);

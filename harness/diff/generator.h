@@ -13,8 +13,8 @@ namespace farside::diff {
 
 // The same model and seed give the same events everywhere. Accesses stay inside BARs and inside the
 // part of configuration space that the model lays out, have 1, 2, 4 or 8 bytes (4 in configuration
-// space), and never move a BAR or switch decoding or bus mastering off. Random ones write no bits that
-// rows of `lawful` name.
+// space), and never move a BAR or switch decoding or bus mastering off. Random ones write no bits
+// that rows of `lawful` name.
 class Generator {
  public:
   Generator(const Model& model, uint64_t seed, Lawful lawful = {});

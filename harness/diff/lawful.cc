@@ -19,12 +19,12 @@ using nlohmann::json;
 
 namespace {
 
-enum class Kind { kRead, kWrite, kInterrupt, kMemory };
-constexpr OptionWord<Kind> kKinds[] = {
-    {"read", Kind::kRead},
-    {"write", Kind::kWrite},
-    {"interrupt", Kind::kInterrupt},
-    {"memory", Kind::kMemory}};
+enum class Kind { kRead, kWrite, kInterrupt, kMemory, kAvoid };
+constexpr OptionWord<Kind> kKinds[] = {{"read", Kind::kRead},
+                                       {"write", Kind::kWrite},
+                                       {"interrupt", Kind::kInterrupt},
+                                       {"memory", Kind::kMemory},
+                                       {"avoid", Kind::kAvoid}};
 
 // In a row: all places of regions with registers in which there is none.
 constexpr std::string_view kReserved = "reserved";
@@ -111,7 +111,8 @@ Result<void> Lawful::AddRegister(const Model& model, const std::string& name, co
 
 void Lawful::AddReserved(const Model& model, Masks* to) {
   for (const RegisterSpace& space : model.spaces()) {
-    for (uint64_t at = 0; !space.rows.empty() && at < space.size; ++at) {
+    const uint64_t size = space.repeats == 0 ? space.size : space.repeats;
+    for (uint64_t at = 0; !space.rows.empty() && at < size; ++at) {
       if (model.Find(space.region, at) == nullptr) (*to)[{space.region, at}] = 0xff;
     }
   }
@@ -183,6 +184,13 @@ Result<void> Lawful::AddRow(const Model& model, const json& row) {
       return AddRegister(model, name, bits, &writes_);
     case Kind::kInterrupt:
       return AddInterrupt(model, name, bits);
+    case Kind::kAvoid:
+      if (std::ranges::find(model.operations(), name) == model.operations().end()) {
+        return Fail("{} has no operation {}: {}", model.name(), Quote(name),
+                    fmt::join(model.operations(), ", "));
+      }
+      avoided_.insert(name);
+      return {};
     case Kind::kMemory:
       break;
   }
@@ -208,6 +216,9 @@ Result<Lawful> Lawful::Parse(const Model& model, const std::string& name, const 
     return Fail("{}: a lawful file has \"device\" and a list \"rows\", nothing else", name);
   }
   Lawful out;
+  for (const RegisterSpace& space : model.spaces()) {
+    if (space.repeats != 0) out.repeats_[space.region] = space.repeats;
+  }
   for (size_t i = 0; i < rows->size(); ++i) {
     if (auto added = out.AddRow(model, (*rows)[i]); !added) {
       return Fail("{}: rows[{}]: {}", name, i, added.error().message);

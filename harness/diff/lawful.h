@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,6 +40,9 @@ class Lawful {
   }
   // Takes those bits out of a write. False: a byte would have nothing left.
   bool Adapt(Event* write) const;
+  // Random traffic leaves out this one of the model's operations().
+  bool Avoids(std::string_view operation) const { return avoided_.contains(operation); }
+  const std::set<std::string, std::less<>>& avoided() const { return avoided_; }
   // Interrupts may differ while this status, the model's status()[i] is answers[i], is there.
   bool AllowsInterrupt(std::span<const uint64_t> answers) const;
 
@@ -46,7 +51,9 @@ class Lawful {
 
  private:
   using Masks = std::map<std::pair<uint32_t, uint64_t>, uint8_t>;
-  static uint8_t Find(const Masks& masks, uint32_t region, uint64_t offset) {
+  uint8_t Find(const Masks& masks, uint32_t region, uint64_t offset) const {
+    const auto repeats = repeats_.find(region);
+    if (&masks != &memory_ && repeats != repeats_.end()) offset %= repeats->second;
     const auto found = masks.find({region, offset});
     return found == masks.end() ? 0 : found->second;
   }
@@ -63,6 +70,8 @@ class Lawful {
   Masks reserved_;  // Reads of places without a register.
   Masks writes_;
   Masks memory_;
+  std::map<uint32_t, uint64_t> repeats_;  // Of regions.
+  std::set<std::string, std::less<>> avoided_;
   std::vector<std::pair<size_t, uint64_t>> interrupts_;  // Indices of status(), and masks.
   size_t rows_ = 0;
   uint64_t masked_bits_ = 0;

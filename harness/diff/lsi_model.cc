@@ -17,7 +17,7 @@ using namespace lsi_memory;  // NOLINT
 constexpr RegisterSpace kSpaces[] = {
     {.region = kConfigRegion, .size = kConfigHeaderSize, .max_access = 4, .rows = kConfigHeader},
     {.region = kIoBar, .size = kRegisterSize, .max_access = 4, .rows = kRegisters},
-    {.region = kMemoryBar, .size = kMemoryBarSize, .rows = kRegisters},
+    {.region = kMemoryBar, .size = kMemoryBarSize, .rows = kRegisters, .repeats = kRegisterSize},
     {.region = kRamBar, .size = kRamSize, .rows = {}},
 };
 
@@ -91,7 +91,7 @@ class Lsi final : public Model {
     return out;
   }
 
-  std::unique_ptr<Workload> MakeWorkload(uint64_t seed) const override {
+  std::unique_ptr<Workload> MakeWorkload(uint64_t seed, const Lawful&) const override {
     return std::make_unique<LsiWorkload>(seed);
   }
 

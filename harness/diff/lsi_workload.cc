@@ -69,8 +69,8 @@ void LsiWorkload::ServeInterrupts(std::vector<Event>* out) {
   out->push_back(Read(kIoBar, OffsetOf(kDstat), 1));
 }
 
-// As after power on, but for what SRST leaves. Interrupts are served one by one: QEMU does not stack
-// them, and SRST leaves its line up.
+// As after power on, but for what SRST leaves. Interrupts are served one by one: QEMU does not
+// stack them, and SRST leaves its line up.
 void LsiWorkload::SetUp(std::vector<Event>* out) {
   ServeInterrupts(out);
   if (random_.OneIn(4)) {

@@ -49,7 +49,7 @@ class LsiWorkload final : public Workload {
 
   Random random_;
   bool ends_early_ = false;  // The program that is made may have an illegal instruction.
-  bool ready_ = false;  // As far as can be told.
+  bool ready_ = false;       // As far as can be told.
 };
 
 }  // namespace farside::diff

@@ -22,6 +22,7 @@ struct RegisterSpace {
   uint64_t size = 0;        // In bytes: accesses stay inside.
   uint32_t max_access = 8;  // In bytes.
   std::span<const RegisterDef> rows;
+  uint64_t repeats = 0;  // The rows come again every so many bytes; 0: they don't.
 };
 
 // A thing that the device writes to guest memory and that rows of a lawful file may name.
@@ -55,6 +56,8 @@ class Workload {
   virtual void OnOther(const Event& event) = 0;
 };
 
+class Lawful;
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -75,11 +78,15 @@ class Model {
   // Random traffic may have it.
   virtual bool Allows(const Event& event) const = 0;
 
+  // What rows of kind "avoid" may keep out of random traffic, and whether an event is of it.
+  virtual std::span<const std::string_view> operations() const { return {}; }
+  virtual bool IsOf(std::string_view, const Event&) const { return false; }
+
   // " EN=1": the fields of what was read or written, where they are known.
   virtual std::string FieldsText(const Event& event, uint64_t value) const = 0;
   // " SQ1[3] Read cid 0x5 ...": what the guest writes to its memory, where that is known.
   virtual std::string MemoryText(const Event&) const { return {}; }
-  virtual std::unique_ptr<Workload> MakeWorkload(uint64_t seed) const = 0;
+  virtual std::unique_ptr<Workload> MakeWorkload(uint64_t seed, const Lawful& lawful) const = 0;
 
   // The row that holds the byte; nullptr where there is none.
   const RegisterDef* Find(uint32_t region, uint64_t offset) const;

@@ -73,6 +73,7 @@ constexpr MemoryField kFields[] = {
     {"Identify Namespace MC", kIdentifyNamespace + 27, 1},
     {"Identify Namespace DPC", kIdentifyNamespace + 28, 1},
     {"Identify Namespace DLFEAT", kIdentifyNamespace + 33, 1},
+    {"Identify Namespace NVMCAP", kIdentifyNamespace + 48, 16},
     {"Identify Namespace NPWG", kIdentifyNamespace + 64, 2},
     {"Identify Namespace NPWA", kIdentifyNamespace + 66, 2},
     {"Identify Namespace NPDG", kIdentifyNamespace + 68, 2},
@@ -81,8 +82,10 @@ constexpr MemoryField kFields[] = {
     {"Identify Namespace NGUID", kIdentifyNamespace + 104, 16},
     {"Identify Namespace EUI64", kIdentifyNamespace + 120, 8},
     {"Identify Namespace LBAF0", kIdentifyNamespace + 128, 4},
+    {"Identify Namespace LBAF1..15", kIdentifyNamespace + 132, 60},
     {"Identify Namespace", kIdentifyNamespace, kPage},
     {"Identify list", kLists, kPage},
+    {"Namespace descriptors", kDescriptors, 64},
     {"Log page", kLog, kPage},
     {"Submission queue 0", SqBase(0), kPage},
     {"Completion queue 0", CqBase(0), kPage},
@@ -92,6 +95,9 @@ constexpr MemoryField kFields[] = {
     {"Completion queue 2", CqBase(2), kPage},
     {"Data of reads", kReadBuffer, kBufferSize},
 };
+
+constexpr std::string_view kOddWrites = "Odd writes";
+constexpr std::string_view kOperations[] = {kOddWrites, kFewQueues, kSetOtherFeatures};
 
 class Nvme final : public Model {
  public:
@@ -130,6 +136,16 @@ class Nvme final : public Model {
   // The MSI-X table is not in BAR 0, and there is nothing else that would move the device.
   bool Allows(const Event&) const override { return true; }
 
+  std::span<const std::string_view> operations() const override { return kOperations; }
+  bool IsOf(std::string_view operation, const Event& event) const override {
+    if (operation != kOddWrites || event.kind != Event::Kind::kWrite || event.region != kBar) {
+      return false;
+    }
+    const RegisterDef* row = Find(kBar, event.offset);
+    const bool whole = row != nullptr && row->offset == event.offset && row->width == event.size;
+    return !whole && (event.size != 4 || event.offset % 4 != 0);
+  }
+
   std::string FieldsText(const Event& event, uint64_t value) const override {
     if (event.region != kBar) return {};
     return trace::NvmeView::FieldsText(event.offset, event.size, value);
@@ -151,8 +167,8 @@ class Nvme final : public Model {
     }
     return {};
   }
-  std::unique_ptr<Workload> MakeWorkload(uint64_t seed) const override {
-    return std::make_unique<NvmeWorkload>(seed);
+  std::unique_ptr<Workload> MakeWorkload(uint64_t seed, const Lawful& lawful) const override {
+    return std::make_unique<NvmeWorkload>(seed, lawful);
   }
 
  private:

@@ -136,12 +136,13 @@ void NvmeWorkload::CreatePair(uint32_t queue, std::vector<Event>* out) {
 
 // Lawful before there are I/O queues: section 5.21.1.7. Always enough for those to come.
 void NvmeWorkload::AskForQueues(std::vector<Event>* out) {
+  constexpr uint32_t kAll = 0xfffe;
   const auto submission = static_cast<uint32_t>(kQueues - 2 + random_.Below(80));
   const auto completion = static_cast<uint32_t>(kQueues - 2 + random_.Below(80));
   Submit(0,
          {.opcode = static_cast<uint8_t>(AdminOpcode::kSetFeatures),
           .cdw10 = static_cast<uint32_t>(FeatureId::kNumberOfQueues),
-          .cdw11 = completion << 16 | submission},
+          .cdw11 = ask_for_all_ ? kAll << 16 | kAll : completion << 16 | submission},
          out);
 }
 
@@ -187,15 +188,19 @@ void NvmeWorkload::Admin(std::vector<Event>* out) {
   }
 }
 
+// How many could be is the maker's choice, and so is what those in between are answered with.
+uint32_t NvmeWorkload::WrongNamespace() { return random_.OneIn(2) ? 0 : nvme::kAllNamespaces - 1; }
+
 void NvmeWorkload::IdentifySomething(std::vector<Event>* out) {
   Sqe sqe{.opcode = static_cast<uint8_t>(AdminOpcode::kIdentify)};
   const auto cns = static_cast<Cns>(random_.Below(4));
   sqe.cdw10 = static_cast<uint32_t>(cns);
-  sqe.prp1 = cns == Cns::kController  ? kIdentifyController
-             : cns == Cns::kNamespace ? kIdentifyNamespace
-                                      : kLists;
+  sqe.prp1 = cns == Cns::kController             ? kIdentifyController
+             : cns == Cns::kNamespace            ? kIdentifyNamespace
+             : cns == Cns::kNamespaceDescriptors ? kDescriptors
+                                                 : kLists;
   if (cns == Cns::kNamespace || cns == Cns::kNamespaceDescriptors) {
-    sqe.nsid = random_.OneIn(8) ? static_cast<uint32_t>(random_.Below(3)) : nvme::kNamespaceId;
+    sqe.nsid = random_.OneIn(8) ? WrongNamespace() : nvme::kNamespaceId;
   }
   Submit(0, sqe, out);
 }
@@ -209,7 +214,13 @@ void NvmeWorkload::Features(std::vector<Event>* out) {
       FeatureId::kWriteAtomicity,      FeatureId::kAsyncEventConfiguration,
       FeatureId::kTemperatureThreshold};
   const FeatureId id = kIds[random_.Below(std::size(kIds))];
-  const bool set = random_.OneIn(3) && id != FeatureId::kNumberOfQueues;
+  bool set = random_.OneIn(3) && id != FeatureId::kNumberOfQueues;
+  if (set_few_) {
+    constexpr FeatureId kFew[] = {FeatureId::kErrorRecovery, FeatureId::kVolatileWriteCache,
+                                  FeatureId::kAsyncEventConfiguration,
+                                  FeatureId::kTemperatureThreshold};
+    set = set && std::ranges::find(kFew, id) != std::end(kFew);
+  }
   Sqe sqe{.opcode =
               static_cast<uint8_t>(set ? AdminOpcode::kSetFeatures : AdminOpcode::kGetFeatures)};
   sqe.cdw10 = static_cast<uint32_t>(id);
@@ -250,7 +261,7 @@ void NvmeWorkload::Io(uint32_t queue, std::vector<Event>* out) {
                                    IoOpcode::kFlush,   IoOpcode::kDatasetManagement};
   const IoOpcode opcode = kOpcodes[random_.Below(std::size(kOpcodes))];
   Sqe sqe{.opcode = static_cast<uint8_t>(opcode), .nsid = nvme::kNamespaceId};
-  if (random_.OneIn(40)) sqe.nsid = static_cast<uint32_t>(random_.Below(4));
+  if (random_.OneIn(40)) sqe.nsid = WrongNamespace();
   const auto blocks = static_cast<uint32_t>(1 + random_.Below(kMaxBlocks));
   const uint64_t slba = random_.OneIn(30) ? random_.Next() : random_.Below(kDiskBlocks - blocks);
   if (opcode == IoOpcode::kDatasetManagement) {

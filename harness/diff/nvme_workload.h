@@ -3,10 +3,12 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "base/random.h"
 #include "devices/nvme/commands.h"
+#include "harness/diff/lawful.h"
 #include "harness/diff/model.h"
 
 namespace farside::diff {
@@ -24,11 +26,16 @@ inline constexpr uint64_t kLists = kBase + 0x8000;  // What else Identify gives.
 inline constexpr uint64_t kLog = kBase + 0x9000;
 inline constexpr uint64_t kPrpList = kBase + 0xa000;
 inline constexpr uint64_t kRanges = kBase + 0xb000;
+inline constexpr uint64_t kDescriptors = kBase + 0xc000;   // Of the namespace.
 inline constexpr uint64_t kReadBuffer = kBase + 0x10000;   // kBufferSize.
 inline constexpr uint64_t kWriteBuffer = kBase + 0x20000;  // kBufferSize.
 inline constexpr uint64_t kBufferSize = 0x10000;
 inline constexpr uint64_t kSize = 0x30000;
 }  // namespace nvme_memory
+
+// Operations that rows may keep out.
+inline constexpr std::string_view kFewQueues = "Few queues";
+inline constexpr std::string_view kSetOtherFeatures = "Set other features";
 
 // Enables the controller, makes I/O queues, sends a command at a time, and awaits its completion
 // entry, as long as nothing came in between that makes completions doubtful.
@@ -36,7 +43,10 @@ class NvmeWorkload final : public Workload {
  public:
   static constexpr uint32_t kQueues = 3;  // The admin pair and two more.
 
-  explicit NvmeWorkload(uint64_t seed) : random_(seed) {}
+  NvmeWorkload(uint64_t seed, const Lawful& lawful)
+      : random_(seed),
+        ask_for_all_(lawful.Avoids(kFewQueues)),
+        set_few_(lawful.Avoids(kSetOtherFeatures)) {}
 
   void Next(std::vector<Event>* out) override;
   void OnOther(const Event& event) override;
@@ -62,11 +72,14 @@ class NvmeWorkload final : public Workload {
   void Features(std::vector<Event>* out);
   void Io(uint32_t queue, std::vector<Event>* out);
   void PointAt(uint64_t iova, uint64_t size, nvme::Sqe* sqe, std::vector<Event>* out);
+  uint32_t WrongNamespace();
   void Scribble(std::vector<Event>* out);
   std::vector<std::byte> RandomBytes(size_t size);
 
   Random random_;
-  bool running_ = false;  // As far as can be told.
+  const bool ask_for_all_;  // Of the queues.
+  const bool set_few_;      // Features, that all controllers let be set.
+  bool running_ = false;    // As far as can be told.
   std::array<Pair, kQueues> pairs_{};
   uint16_t cid_ = 0;
 };

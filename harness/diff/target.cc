@@ -208,8 +208,8 @@ Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::s
   if (text.starts_with(kSocketPrefix)) {
     return std::make_unique<SocketTarget>(text.substr(kSocketPrefix.size()));
   }
-  for (const auto& [prefix, remote] : {std::pair<std::string_view, const Remote*>("qemu:", &kQemu),
-                                       {"mpqemu:", &kOurs}}) {
+  for (const auto& [prefix, remote] :
+       {std::pair<std::string_view, const Remote*>("qemu:", &kQemu), {"mpqemu:", &kOurs}}) {
     if (text.starts_with(prefix)) {
       return MakeMpqemuTarget(*remote, text.substr(prefix.size()), bin_dir);
     }
