@@ -139,7 +139,7 @@ class Chip final : public PciDevice, private scsi::Initiator {
   void DecodeThird();
   Task<bool> ReadMemory(uint64_t address, Bytes out);
   Task<bool> WriteMemory(uint64_t address, ConstBytes in);
-  Task<bool> TakeTurn(uint64_t generation);
+  Task<bool> TakeTurn(uint64_t generation, size_t size);
   bool OnDmaEnd(DmaStatus status, uint64_t generation);
   uint64_t Widen(uint32_t low, Reg selector) const;
   Task<void> Execute();

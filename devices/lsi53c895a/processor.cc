@@ -17,7 +17,8 @@ struct Turn {
 };
 
 constexpr uint32_t kInstructionSize = 8;
-constexpr int kPatience = 2;  // Turns of the loop before a target that works disconnects.
+constexpr size_t kBytesPerTurn = 256;  // Of an access, which costs as long as an instruction.
+constexpr int kPatience = 2;           // Turns of the loop before a target that works disconnects.
 
 }  // namespace
 
@@ -61,7 +62,7 @@ Task<void> Chip::Run() {
   turns_left_ = MUTANT("lsi-endless-script") ? 16 * kQuantum : kQuantum;
   while (CanRun()) {
     if (turns_left_ == 0) {
-      co_await Turn{loop()};
+      if (!MUTANT("lsi-script-never-yields")) co_await Turn{loop()};
       turns_left_ = kQuantum;
       continue;
     }
@@ -138,7 +139,7 @@ Task<bool> Chip::ReadMemory(uint64_t address, Bytes out) {
   const uint64_t generation = generation_;
   for (;;) {
     const uint64_t changes = dma_changes_;
-    if (!co_await TakeTurn(generation)) co_return false;
+    if (!co_await TakeTurn(generation, out.size())) co_return false;
     const DmaStatus status = co_await dma().Read(address, out);
     if (status == DmaStatus::kCancelled && changes != dma_changes_) continue;
     co_return OnDmaEnd(status, generation);
@@ -149,20 +150,22 @@ Task<bool> Chip::WriteMemory(uint64_t address, ConstBytes in) {
   const uint64_t generation = generation_;
   for (;;) {
     const uint64_t changes = dma_changes_;
-    if (!co_await TakeTurn(generation)) co_return false;
+    if (!co_await TakeTurn(generation, in.size())) co_return false;
     const DmaStatus status = co_await dma().Write(address, in);
     if (status == DmaStatus::kCancelled && changes != dma_changes_) continue;
     co_return OnDmaEnd(status, generation);
   }
 }
 
-// An access of an instruction that has many of them counts like an instruction.
-Task<bool> Chip::TakeTurn(uint64_t generation) {
+// An access of an instruction that has many of them counts like an instruction, and a long one like
+// several.
+Task<bool> Chip::TakeTurn(uint64_t generation, size_t size) {
+  const auto cost = static_cast<uint32_t>(1 + size / kBytesPerTurn);
   if (turns_left_ == 0) {
-    co_await Turn{loop()};
+    if (!MUTANT("lsi-script-never-yields")) co_await Turn{loop()};
     turns_left_ = kQuantum;
   } else {
-    --turns_left_;
+    turns_left_ -= std::min(turns_left_, cost);
   }
   co_return generation == generation_;
 }

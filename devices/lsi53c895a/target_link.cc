@@ -185,8 +185,9 @@ void TargetLink::PutCommand(ConstBytes bytes, bool last) {
   // A target asks for as many bytes as the operation code says. What else the move has is taken
   // and dropped: SeaBIOS always sends 16. Without a size the initiator knows best.
   const size_t wanted = CdbSize(state_.cdb[0]);
-  if (!last || state_.cdb_size < wanted) return;
-  const size_t size = wanted == 0 ? state_.cdb_size : wanted;
+  const bool enough = state_.cdb_size >= wanted || MUTANT("scsi-short-cdb");
+  if (!last || !enough) return;
+  const size_t size = wanted == 0 ? state_.cdb_size : std::min<size_t>(wanted, state_.cdb_size);
   state_.cdb_size = 0;
   request_ = bus_.Start(state_.nexus, ConstBytes(state_.cdb).first(size));
 }
