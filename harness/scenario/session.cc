@@ -175,6 +175,12 @@ Result<Link*> Session::FindNvme(const Args& args) {
   return Fail("device {} has no NVMe driver: use nvme.enable first", (*link)->spec.id);
 }
 
+Result<Link*> Session::FindLsi(const Args& args) {
+  auto link = FindClient(args);
+  if (!link || (*link)->lsi) return link;
+  return Fail("device {} has no LSI53C895A driver: use lsi.enable first", (*link)->spec.id);
+}
+
 Result<ProcessSlot*> Session::FindProcess(const Args& args, bool running) {
   if (processes_.empty()) return Fail("the scenario starts no process");
   auto found = processes_.begin();
@@ -321,19 +327,19 @@ void Session::Disconnect(Link& link) {
 }
 
 void Session::DropDriver(Link& link) {
-  if (!link.nvme) return;
-  if (IrqCollector* const irqs = link.nvme->irqs()) {
+  if (IrqCollector* const irqs = link.irqs()) {
     for (uint32_t i = 0; i < irqs->count(); ++i) {
       link.vectors[{irqs->index(), i}].total += irqs->total(i);
     }
   }
   link.nvme.reset();
+  link.lsi.reset();
 }
 
 uint64_t Session::CountIrqs(Link& link, VectorId vector) {
   VectorCount& count = link.vectors[vector];
   if (count.eventfd) count.total += DrainEventfd(count.eventfd.get());
-  IrqCollector* const irqs = link.nvme ? link.nvme->irqs() : nullptr;
+  IrqCollector* const irqs = link.irqs();
   const bool driven =
       irqs != nullptr && irqs->index() == vector.first && vector.second < irqs->count();
   return count.total + (driven ? irqs->total(vector.second) : 0);

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "harness/drivers/lsi_driver.h"
 #include "harness/drivers/nvme_driver.h"
 #include "harness/host/guest_memory.h"
 #include "harness/scenario/args.h"
@@ -68,6 +69,10 @@ struct Link {
   std::unique_ptr<TappedClient> client;  // What drivers and verbs talk to: notes, then `wire`.
   std::unique_ptr<NvmeDriver> nvme;
   NvmeCompletion nvme_completion{};
+  std::unique_ptr<LsiDriver> lsi;
+  LsiCompletion lsi_completion{};
+  // Of the driver that is there, if it has any.
+  IrqCollector* irqs() const { return nvme ? nvme->irqs() : lsi ? lsi->irqs() : nullptr; }
   std::unique_ptr<RawChannel> raw;    // Instead of `wire`.
   std::vector<std::byte> held_bytes;  // Of frame.send with "hold".
   std::map<VectorId, VectorCount> vectors;
@@ -107,6 +112,7 @@ class Session {
   Result<Link*> FindClient(const Args& args);  // link->client is there.
   Result<Link*> FindRaw(const Args& args);     // link->raw is there.
   Result<Link*> FindNvme(const Args& args);    // link->nvme is there.
+  Result<Link*> FindLsi(const Args& args);     // link->lsi is there.
   Result<ProcessSlot*> FindProcess(const Args& args, bool running = true);
   Result<int> FindFd(const std::string& name);
   void AddFd(const std::string& name, UniqueFd fd) { fds_[name] = std::move(fd); }

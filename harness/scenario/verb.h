@@ -91,6 +91,7 @@ std::span<const Verb> StateVerbs();
 std::span<const Verb> FrameVerbs();
 std::span<const Verb> ProcessVerbs();
 std::span<const Verb> NvmeVerbs();
+std::span<const Verb> LsiVerbs();
 std::span<const Verb> ControlVerbs();
 
 // Parameters that many verbs share.

@@ -67,8 +67,8 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }
 
 constexpr std::span<const Verb> (*kGroups[])() = {
-    &RegionVerbs, &MemoryVerbs,  &IrqVerbs,  &StateVerbs,
-    &FrameVerbs,  &ProcessVerbs, &NvmeVerbs, &ControlVerbs,
+    &RegionVerbs,  &MemoryVerbs, &IrqVerbs, &StateVerbs,   &FrameVerbs,
+    &ProcessVerbs, &NvmeVerbs,   &LsiVerbs, &ControlVerbs,
 };
 
 }  // namespace

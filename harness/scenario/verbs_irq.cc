@@ -55,7 +55,7 @@ Result<Outputs> Info(Session& session, const Args& args) {
 
 // A vector that a driver listens to is given to the driver again.
 Result<int> EventfdFor(Link& link, VectorId vector) {
-  IrqCollector* const irqs = link.nvme ? link.nvme->irqs() : nullptr;
+  IrqCollector* const irqs = link.irqs();
   if (irqs != nullptr && irqs->index() == vector.first && vector.second < irqs->count()) {
     return irqs->fd(vector.second);
   }
