@@ -4,7 +4,8 @@ local scsi = import 'scsi.libsonnet';
 
 local tags = std.range(0, 31);
 
-[lsi.attention(0), lsi.attention(1)] + [
+// `after_enable`: QEMU's SRST resets the bus, too.
+function(after_enable=[]) [lsi.attention(0), lsi.attention(1)] + [
   { 'lsi.command': { cdb: scsi.inquiry(), data_in: 36, size: 1, expect: { value: 0, residual: 0 } } },
   { 'lsi.command': { cdb: scsi.inquiry(), data_in: 36, tagged: false, size: 1, expect: { value: 0 } } },
   { 'lsi.command': { cdb: scsi.read10(0), data_in: 4096, segments: 3, expect: { residual: 3584 } }, note: 'a phase mismatch' },
@@ -47,7 +48,7 @@ local tags = std.range(0, 31);
   lsi.ready(0),
   lsi.ready(1),
   { 'lsi.enable': { completion: 'poll' } },
-  { 'lsi.command': { cdb: scsi.request_sense(), data_in: 18 } },  // QEMU's SRST resets the bus, too.
+] + after_enable + [
   { 'lsi.read': { block: 0, blocks: 128, fill: 0 } },
   { 'process.expect_alive': {} },
 ]

@@ -6,5 +6,5 @@ lsi.mpqemu(
   'mpqemu.lsi',
   "disk-proc's chip by QEMU's multi-process protocol: what QEMU's own does, too.",
   disks=[zeroes('64M'), zeroes('8M')],
-  steps=import '../lib/lsi_steps.libsonnet',
+  steps=(import '../lib/lsi_steps.libsonnet')(),
 )
