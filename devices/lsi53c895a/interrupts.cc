@@ -1,5 +1,7 @@
 #include "devices/lsi53c895a/interrupts.h"
 
+#include "base/mutant.h"
+
 namespace farside::lsi53c895a {
 namespace {
 
@@ -34,7 +36,8 @@ void Interrupts::Clear(bool dstat, bool sist0, bool sist1) {
 }
 
 bool Interrupts::Line(bool intf, bool sync_irqd, bool irqd) {
-  const uint32_t pending = Causes(state_.first) | (intf ? kIntfCause : 0);
+  const uint32_t pending =
+      Causes(state_.first) | (intf && !MUTANT("lsi-intf-lost") ? kIntfCause : 0);
   const uint32_t enabled = Causes(enabled_) | kIntfCause;
   if (!sync_irqd) state_.raised |= pending & enabled;
   state_.raised &= pending;

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/mutant.h"
 #include "devices/core/state.h"
 #include "devices/scsi/disk_limits.h"
 
@@ -165,7 +166,8 @@ Task<Status> Disk::ReadCapacity16(Request& request) {
     co_return Illegal(request, asc::kInvalidFieldInCdb);
   }
   DataWriter writer(request.buffer(kSize));
-  writer.Put(block_count_ - 1).Put(block_size_).PutZeroes(1);
+  const uint64_t more = MUTANT("scsi-capacity-one-more") ? 1 : 0;
+  writer.Put(block_count_ - 1 + more).Put(block_size_).PutZeroes(1);
   writer.Put(static_cast<uint8_t>(std::countr_zero(physical_block_size_ / block_size_)));
   const uint8_t lbpme = provisioned() ? 0x80 : 0;
   const uint8_t lbprz = provisioned() && limits_.discard_zeroes ? 0x40 : 0;

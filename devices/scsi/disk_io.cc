@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/mutant.h"
 #include "devices/scsi/big_endian.h"
 #include "devices/scsi/disk.h"
 #include "devices/scsi/disk_limits.h"
@@ -158,7 +159,8 @@ Task<Status> Disk::ExecuteRanged(Request& request, Opcode opcode) {
 }
 
 Task<Status> Disk::Write(Request& request, BlockRange range, bool fua) {
-  const Extent extent = ExtentOf(range);
+  Extent extent = ExtentOf(range);
+  if (MUTANT("scsi-write-one-off") && extent.offset != 0) extent.offset -= block_size_;
   uint64_t done = Progress(request, extent.size);
   const Bytes buffer = DriveBuffer(request, std::min(extent.size, kChunk));
   while (done < extent.size) {

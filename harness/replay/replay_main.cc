@@ -322,6 +322,7 @@ Result<int> Run(const CommandLine& line) {
   const auto source = trace::OpenEvents(line.trace);
   if (!source) return tl::unexpected(source.error());
   const trace::TraceInfo& info = (*source)->info();
+  if (!info.note.empty()) fmt::print("{}\n", info.note);
   int status = 0;
   nlohmann::json results = nlohmann::json::array();
   for (uint32_t index = 0; index < info.devices.size(); ++index) {

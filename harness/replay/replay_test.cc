@@ -1,5 +1,5 @@
-// The main trace, a Linux guest's life with its disk, against the device in this process: as it is,
-// damaged, and with seeded bugs in the device.
+// The main traces, a Linux guest's life with its disk, against the device in this process: as they
+// are, damaged, and with seeded bugs in the device.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -23,6 +23,7 @@ using vfio_user::Command;
 using vfio_user::RegionAccess;
 
 constexpr char kTrace[] = FARSIDE_TRACE_DIR "/linux-disk.trace";
+constexpr char kLsiTrace[] = FARSIDE_TRACE_DIR "/linux-lsi.trace";
 
 std::vector<Event> ReadEvents(const std::string& path) {
   std::vector<Event> events;
@@ -36,8 +37,8 @@ std::vector<Event> ReadEvents(const std::string& path) {
 // A file of its own, gone with the object.
 class TemporaryTrace {
  public:
-  explicit TemporaryTrace(std::span<const Event> events) {
-    auto sink = trace::CreateEvents(path_, trace::OpenEvents(kTrace).value()->info()).value();
+  explicit TemporaryTrace(std::span<const Event> events, const char* like = kTrace) {
+    auto sink = trace::CreateEvents(path_, trace::OpenEvents(like).value()->info()).value();
     for (const Event& event : events) EXPECT_TRUE(sink->Write(event));
     EXPECT_TRUE(sink->Finish());
   }
@@ -75,9 +76,11 @@ std::function<void(trace::TraceInfo&)> With(const std::string& property) {
   };
 }
 
-TEST(ReplayTest, NothingDivergesAtAnyLevel) {
+class TraceTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(TraceTest, NothingDivergesAtAnyLevel) {
   for (const Level level : {Level::kExact, Level::kMemory, Level::kGuest}) {
-    const auto result = ReplayInProcess(kTrace, level);
+    const auto result = ReplayInProcess(GetParam(), level);
     EXPECT_EQ(DivergenceOf(result), "");
     ASSERT_TRUE(result);
     EXPECT_GT(result->guest_events, 1000u);
@@ -106,8 +109,8 @@ TEST(ReplayTest, AnotherSeedOfTheMediumDiverges) {
               HasSubstr("memory at"));
 }
 
-TEST(ReplayTest, OneFlippedByteOfOneReplyIsNamed) {
-  std::vector<Event> events = ReadEvents(kTrace);
+TEST_P(TraceTest, OneFlippedByteOfOneReplyIsNamed) {
+  std::vector<Event> events = ReadEvents(GetParam());
   std::vector<size_t> replies;
   for (size_t i = 0; i < events.size(); ++i) {
     const Event& event = events[i];
@@ -118,6 +121,7 @@ TEST(ReplayTest, OneFlippedByteOfOneReplyIsNamed) {
   }
   ASSERT_GT(replies.size(), 100u);
   Random random(1);
+  int polls = 0;
   for (int round = 0; round < 12; ++round) {
     const size_t at = replies[random.Below(replies.size())];
     Event& event = events[at];
@@ -126,10 +130,15 @@ TEST(ReplayTest, OneFlippedByteOfOneReplyIsNamed) {
     const std::byte before = byte;
     byte ^= static_cast<std::byte>(1 + random.Below(255));
     {
-      const TemporaryTrace damaged(events);
+      const TemporaryTrace damaged(events, GetParam());
       for (const Level level : {Level::kExact, Level::kMemory, Level::kGuest}) {
         const auto result = ReplayInProcess(damaged.path(), level);
         ASSERT_TRUE(result);
+        // One of a run of equal reads may be a poll's, and lawful then.
+        if (level != Level::kExact && result->polls != 0 && !result->divergence) {
+          ++polls;
+          continue;
+        }
         ASSERT_TRUE(result->divergence) << "event " << event.number;
         EXPECT_EQ(result->divergence->event, event.number);
         const auto around = DescribeAround(damaged.path(), event.number);
@@ -139,7 +148,12 @@ TEST(ReplayTest, OneFlippedByteOfOneReplyIsNamed) {
     }
     byte = before;
   }
+  EXPECT_LE(polls, 6) << "of 24";
 }
+
+INSTANTIATE_TEST_SUITE_P(All, TraceTest, testing::Values(kTrace, kLsiTrace), [](const auto& test) {
+  return std::string(test.param == kLsiTrace ? "Lsi" : "Nvme");
+});
 
 TEST(ReplayTest, ATraceThatIsCutIsReplayedUpToTheCut) {
   const TemporaryTrace cut(std::span<const Event>{});
@@ -169,6 +183,7 @@ TEST(ReplayTest, WhatIsNoTraceIsRefusedWithASentence) {
 struct Mutant {
   const char* id;
   const char* divergence;
+  const char* trace = kTrace;
 };
 void PrintTo(const Mutant& mutant, std::ostream* out) { *out << mutant.id; }
 
@@ -179,22 +194,26 @@ class MutantTest : public testing::TestWithParam<Mutant> {
 
 TEST_P(MutantTest, IsFound) {
   SetMutant(GetParam().id);
-  const auto result = ReplayInProcess(kTrace, Level::kMemory);
+  const auto result = ReplayInProcess(GetParam().trace, Level::kMemory);
   EXPECT_THAT(DivergenceOf(result), HasSubstr(GetParam().divergence));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, MutantTest,
-                         testing::Values(Mutant{"nvme-queues-one-more", "memory at"},
-                                         Mutant{"nvme-cq-head-ignored", "interrupts of INTx"},
-                                         Mutant{"nvme-sq-head-late", "memory at"},
-                                         Mutant{"nvme-read-one-off", "memory at"},
-                                         Mutant{"nvme-write-tail-lost", "memory at"},
-                                         Mutant{"nvme-prp-first-again", "memory at"},
-                                         Mutant{"nvme-nsze-short", "memory at"},
-                                         Mutant{"nvme-irq-lost", "interrupts of MSI-X"},
-                                         Mutant{"nvme-irq-twice", "interrupts of MSI-X"},
-                                         Mutant{"nvme-shutdown-forever", "reply"},
-                                         Mutant{"pci-msix-one-more", "reply"}));
+INSTANTIATE_TEST_SUITE_P(
+    All, MutantTest,
+    testing::Values(
+        Mutant{"nvme-queues-one-more", "memory at"},
+        Mutant{"nvme-cq-head-ignored", "interrupts of INTx"},
+        Mutant{"nvme-sq-head-late", "memory at"}, Mutant{"nvme-read-one-off", "memory at"},
+        Mutant{"nvme-write-tail-lost", "memory at"}, Mutant{"nvme-prp-first-again", "memory at"},
+        Mutant{"nvme-nsze-short", "memory at"}, Mutant{"nvme-irq-lost", "interrupts of MSI-X"},
+        Mutant{"nvme-irq-twice", "interrupts of MSI-X"}, Mutant{"nvme-shutdown-forever", "reply"},
+        Mutant{"pci-msix-one-more", "reply"},
+        // The others of the LSI's and of SCSI are of drivers that
+        // Linux's is not, or of aborts that it has no cause for.
+        Mutant{"lsi-intf-lost", "interrupts of INTx", kLsiTrace},
+        Mutant{"scsi-write-one-off", "memory at", kLsiTrace},
+        Mutant{"scsi-capacity-one-more", "memory at", kLsiTrace},
+        Mutant{"scsi-mode-sense-past-table", "memory at", kLsiTrace}));
 #endif
 
 }  // namespace
