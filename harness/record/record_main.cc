@@ -1,10 +1,7 @@
 #include "harness/record/record_main.h"
 
 #include <fmt/format.h>
-#include <signal.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -20,7 +17,9 @@
 #include "base/options.h"
 #include "base/version.h"
 #include "devices/server/sigbus.h"
+#include "harness/record/mpqemu_main.h"
 #include "harness/record/recorder.h"
+#include "harness/record/signal_watcher.h"
 
 namespace farside::record {
 namespace {
@@ -32,6 +31,8 @@ struct CommandLine {
   std::string output;
   std::string model;
   std::vector<std::string> args;
+  std::string protocol;
+  std::string client;
   bool help = false;
 };
 
@@ -45,6 +46,11 @@ po::options_description Described() {
   add("dma", po::value<std::string>()->value_name("message|shared"),
       "message (default): memory is kept from the server, so that its DMA comes by message and is "
       "recorded; shared: for servers that need the memory itself, whose DMA is not recorded then");
+  add("protocol", po::value<std::string>()->value_name("vfio-user|mpqemu"),
+      "default: vfio-user. mpqemu: both ends are started, with %FD% in their arguments an end of "
+      "the channel; DMA is not visible there");
+  add("client", po::value<std::string>()->value_name("'PROGRAM ARG...'"),
+      "mpqemu: the client's command line, split at blanks; PROGRAM behind -- is the server's");
   add("id", po::value<std::string>()->value_name("ID"), "the device's id; default: device0");
   add("model", po::value<std::string>()->value_name("MODEL"),
       "the device's model, which decides how registers are named: nvme; default: found out from "
@@ -56,7 +62,9 @@ po::options_description Described() {
 std::string Help() {
   std::ostringstream text;
   text << "Usage: farside record --listen PATH --connect PATH --output FILE [OPTION...] "
-          "[-- PROGRAM ARG...]\n\n"
+          "[-- PROGRAM ARG...]\n"
+          "       farside record --protocol mpqemu --client 'PROGRAM ARG...' --output FILE "
+          "[OPTION...]\n          -- PROGRAM ARG...\n\n"
           "Stands between a vfio-user client and its server and records what passes, until SIGINT\n"
           "or SIGTERM. PROGRAM and its arguments are what a replay starts; they are only noted.\n\n"
        << Described()
@@ -86,10 +94,22 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
   const auto text = [&](const char* name, std::string fallback) {
     return given.count(name) == 0 ? std::move(fallback) : given[name].as<std::string>();
   };
+  line.protocol = text("protocol", "vfio-user");
+  line.client = text("client", "");
+  if (line.protocol != "vfio-user" && line.protocol != "mpqemu") {
+    return Fail("--protocol={}: give vfio-user or mpqemu", line.protocol);
+  }
+  const bool mpqemu = line.protocol == "mpqemu";
+  if (mpqemu != (given.count("client") != 0)) {
+    return Fail("--client and --protocol=mpqemu come together");
+  }
   for (const auto& [name, to] :
        {std::pair("listen", &line.recorder.listen), std::pair("connect", &line.recorder.connect),
         std::pair("output", &line.output)}) {
     *to = text(name, "");
+    const bool of_sockets = to != &line.output;
+    if (mpqemu && of_sockets && !to->empty()) return Fail("--{} is of vfio-user", name);
+    if (mpqemu && of_sockets) continue;
     if (to->empty()) return Fail("--{} is missing; farside record --help explains it", name);
   }
   line.recorder.id = text("id", "device0");
@@ -110,35 +130,6 @@ void RaiseDescriptorLimit() {
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);  // As it was will do for most devices.
 }
-
-// Stops the loop at SIGTERM or SIGINT.
-class SignalWatcher final : public FdWatcher {
- public:
-  explicit SignalWatcher(EpollLoop& loop) : loop_(loop) {}
-
-  Result<void> Start() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) {
-      return FailWith(errno, "cannot block signals: {}", ErrnoText(errno));
-    }
-    fd_ = UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-    if (!fd_) return FailWith(errno, "cannot wait for signals: {}", ErrnoText(errno));
-    return watch_.Start(loop_, fd_.get(), EPOLLIN, *this);
-  }
-
-  void OnReady(uint32_t) override {
-    watch_.Stop();
-    loop_.Stop();
-  }
-
- private:
-  EpollLoop& loop_;
-  UniqueFd fd_;
-  FdWatch watch_;
-};
 
 std::string Size(uint64_t bytes) {
   constexpr uint64_t kKib = 1024;
@@ -192,6 +183,15 @@ Result<void> Run(const CommandLine& line) {
   return finished;
 }
 
+Result<void> Dispatch(const CommandLine& line) {
+  if (line.protocol != "mpqemu") return Run(line);
+  return RecordMpqemu({.output = line.output,
+                       .id = line.recorder.id,
+                       .model = line.model,
+                       .client = line.client,
+                       .program = line.args});
+}
+
 }  // namespace
 
 int RecordMain(const std::vector<std::string>& args) {
@@ -200,7 +200,7 @@ int RecordMain(const std::vector<std::string>& args) {
     fmt::print("{}", Help());
     return 0;
   }
-  const auto run = line ? Run(*line) : tl::unexpected(line.error());
+  const auto run = line ? Dispatch(*line) : tl::unexpected(line.error());
   if (run) return 0;
   fmt::print(stderr, "farside: record: {}\n", run.error().message);
   return 2;
