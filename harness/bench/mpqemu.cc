@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -14,6 +16,8 @@
 #include "harness/bench/bench_main.h"
 #include "harness/bench/figures.h"
 #include "harness/bench/floor.h"
+#include "harness/drivers/lsi_driver.h"
+#include "harness/host/guest_memory.h"
 #include "harness/scenario/remote_process.h"
 #include "protocol/mpqemu_client.h"
 
@@ -25,18 +29,27 @@ using scenario::RemoteProcess;
 
 constexpr uint32_t kMmioBar = 1;
 constexpr uint64_t kScratchA = 0x34;  // Reading it has no side effect.
+constexpr uint32_t kReadBytes = 64 << 10;
+constexpr uint32_t kBlockSize = 512;
+constexpr uint64_t kImageBytes = 32 << 20;
+constexpr size_t kReads = 200;  // In a round.
 constexpr uint64_t kExitTimeoutNs = 10'000'000'000;
 
-std::vector<std::string> Arguments() {
-  return {"-machine",
-          "x-remote",
-          "-nodefaults",
-          "-display",
-          "none",
-          "-device",
-          "lsi53c895a,id=lsi0",
-          "-object",
-          fmt::format("x-remote-object,id=robj1,devid=lsi0,fd={}", scenario::kFdPlace)};
+// The adapter, with a disk behind it where `image` names one.
+std::vector<std::string> Arguments(const std::string& image = "") {
+  std::vector<std::string> args{"-machine", "x-remote", "-nodefaults", "-display", "none"};
+  if (!image.empty()) {
+    args.insert(args.end(),
+                {"-blockdev", fmt::format("driver=file,filename={},node-name=f0", image),
+                 "-blockdev", "driver=raw,file=f0,node-name=d0"});
+  }
+  args.insert(args.end(), {"-device", "lsi53c895a,id=lsi0"});
+  if (!image.empty()) {
+    args.insert(args.end(), {"-device", "scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0,lun=0"});
+  }
+  args.insert(args.end(), {"-object", fmt::format("x-remote-object,id=robj1,devid=lsi0,fd={}",
+                                                  scenario::kFdPlace)});
+  return args;
 }
 
 // A process with the adapter, and the client in this thread.
@@ -45,8 +58,9 @@ struct Subject {
   std::unique_ptr<MpqemuClient> client;
 };
 
-Result<Subject> StartSubject(const std::string& program, const std::string& bin_dir, int cpu) {
-  auto process = RemoteProcess::Start(program, program, Arguments(), bin_dir);
+Result<Subject> StartSubject(const std::string& program, const std::string& bin_dir, int cpu,
+                             const std::string& image = "") {
+  auto process = RemoteProcess::Start(program, program, Arguments(image), bin_dir);
   if (!process) return tl::unexpected(process.error());
   auto client =
       MpqemuClient::Attach(std::move(process->socket), {.settle_ns = scenario::kQemuSettleNs});
@@ -85,6 +99,76 @@ Result<void> MeasureReads(const Options& options, int cpu, std::string_view wher
   figures->push_back(std::move(*against_floor));
   figures->push_back(std::move(*against_peer));
   return {};
+}
+
+// A guest's driver and its memory on one of the two.
+struct Guest {
+  Subject subject;
+  std::unique_ptr<GuestMemory> memory;
+  std::unique_ptr<LsiDriver> driver;
+  uint32_t next = 0;  // The block that the next read begins at.
+};
+
+Result<std::unique_ptr<Guest>> StartGuest(const std::string& program, const std::string& bin_dir,
+                                          int cpu, const std::string& image) {
+  auto subject = StartSubject(program, bin_dir, cpu, image);
+  if (!subject) return tl::unexpected(subject.error());
+  const MemoryRange range{.iova = 1 << 20, .size = 16 << 20};
+  auto memory = GuestMemory::Create({&range, 1}, Reach::kFd);
+  if (!memory) return tl::unexpected(memory.error());
+  auto guest = std::make_unique<Guest>(
+      Guest{.subject = std::move(*subject), .memory = std::move(*memory), .driver = nullptr});
+  if (auto mapped = guest->memory->MapTo(*guest->subject.client); !mapped) {
+    return tl::unexpected(mapped.error());
+  }
+  auto driver = LsiDriver::Probe(*guest->subject.client, *guest->memory, {});
+  if (!driver) return tl::unexpected(driver.error());
+  guest->driver = std::move(*driver);
+  if (auto enabled = guest->driver->Enable(); !enabled) return tl::unexpected(enabled.error());
+  // A unit attention comes first.
+  (void)guest->driver->RequestSense(0);
+  return guest;
+}
+
+// The next 64 KiB, from the start again behind the last.
+Result<void> ReadNext(Guest& guest) {
+  constexpr uint32_t kBlocks = kReadBytes / kBlockSize;
+  const auto read = guest.driver->Read(0, guest.next, kBlocks, kBlockSize);
+  if (!read) return tl::unexpected(read.error());
+  if (read->status != 0 || read->data.size() != kReadBytes) {
+    return Fail("a read of 64 KiB ended with status {:#x} and {} bytes", read->status,
+                read->data.size());
+  }
+  guest.next = (guest.next + kBlocks) % (kImageBytes / kBlockSize);
+  return {};
+}
+
+Result<void> MeasureDisk(const Options& options, std::vector<Figure>* figures) {
+  const auto directory = scenario::MakeDirectory();
+  if (!directory) return tl::unexpected(directory.error());
+  const std::string image = *directory + "/disk.img";
+  const auto measure = [&]() -> Result<void> {
+    std::ofstream(image) << std::string(kImageBytes, 'f');
+    auto ours = StartGuest("disk-proc", options.bin_dir, 1, image);
+    if (!ours) return tl::unexpected(ours.error());
+    auto peer = StartGuest(options.peer, "", 1, image);
+    if (!peer) return tl::unexpected(peer.error());
+    const auto rate = [](Guest& guest) -> Measure {
+      return [&guest](size_t) { return MedianOf(kReads, [&guest] { return ReadNext(guest); }); };
+    };
+    // The peer's time over ours: how much faster ours is.
+    auto figure = Compare(options, "", 3, rate(**peer), rate(**ours));
+    if (!figure) return tl::unexpected(figure.error());
+    std::swap(figure->subject, figure->floor);
+    figure->name = "64 KiB read by SCRIPTS, QEMU's time over ours";
+    figure->at_least = true;
+    figures->push_back(std::move(*figure));
+    return {};
+  };
+  auto measured = measure();
+  std::error_code ignored;
+  std::filesystem::remove_all(*directory, ignored);
+  return measured;
 }
 
 struct Start {
@@ -151,6 +235,8 @@ Result<std::vector<Figure>> MeasureMpqemu(const Options& options) {
       return tl::unexpected(done.error());
     }
   }
+  ShowProgress("64 KiB reads");
+  if (auto done = MeasureDisk(options, &figures); !done) return tl::unexpected(done.error());
   ShowProgress("");
   return figures;
 }
