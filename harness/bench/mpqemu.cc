@@ -64,7 +64,7 @@ Result<Subject> StartSubject(const std::string& program, const std::string& bin_
   if (!process) return tl::unexpected(process.error());
   auto client =
       MpqemuClient::Attach(std::move(process->socket), {.settle_ns = scenario::kQemuSettleNs});
-  if (!client) return tl::unexpected(client.error());
+  if (!client) return Fail("{}: {}; {}", program, client.error().message, process->LastWords());
   if (auto pinned = Pin(process->child->pid(), cpu); !pinned) {
     return tl::unexpected(pinned.error());
   }
@@ -133,7 +133,7 @@ Result<std::unique_ptr<Guest>> StartGuest(const std::string& program, const std:
 // The next 64 KiB, from the start again behind the last.
 Result<void> ReadNext(Guest& guest) {
   constexpr uint32_t kBlocks = kReadBytes / kBlockSize;
-  const auto read = guest.driver->Read(0, guest.next, kBlocks, kBlockSize);
+  const auto read = guest.driver->Read(0, guest.next, kBlocks, kReadBytes);
   if (!read) return tl::unexpected(read.error());
   if (read->status != 0 || read->data.size() != kReadBytes) {
     return Fail("a read of 64 KiB ended with status {:#x} and {} bytes", read->status,
@@ -146,12 +146,13 @@ Result<void> ReadNext(Guest& guest) {
 Result<void> MeasureDisk(const Options& options, std::vector<Figure>* figures) {
   const auto directory = scenario::MakeDirectory();
   if (!directory) return tl::unexpected(directory.error());
-  const std::string image = *directory + "/disk.img";
+  // One each: a process locks its image.
+  const std::string images[] = {*directory + "/ours.img", *directory + "/peer.img"};
   const auto measure = [&]() -> Result<void> {
-    std::ofstream(image) << std::string(kImageBytes, 'f');
-    auto ours = StartGuest("disk-proc", options.bin_dir, 1, image);
+    for (const std::string& image : images) std::ofstream(image) << std::string(kImageBytes, 'f');
+    auto ours = StartGuest("disk-proc", options.bin_dir, 1, images[0]);
     if (!ours) return tl::unexpected(ours.error());
-    auto peer = StartGuest(options.peer, "", 1, image);
+    auto peer = StartGuest(options.peer, "", 1, images[1]);
     if (!peer) return tl::unexpected(peer.error());
     const auto rate = [](Guest& guest) -> Measure {
       return [&guest](size_t) { return MedianOf(kReads, [&guest] { return ReadNext(guest); }); };
