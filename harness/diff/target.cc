@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/options.h"
+#include "harness/scenario/remote_process.h"
 #include "harness/scenario/scenario.h"
 #include "harness/scenario/served_process.h"
+#include "harness/scenario/words.h"
 #include "protocol/mpqemu_client.h"
 #include "protocol/vfio_user_client.h"
 
@@ -123,41 +125,24 @@ struct Remote {
 };
 constexpr Remote kOurs{};
 // A guest may end it, and its first reset comes when it serves already.
-constexpr Remote kQemu{.may_die = true, .settle_ns = 300'000'000};
+constexpr Remote kQemu{.may_die = true, .settle_ns = scenario::kQemuSettleNs};
 
 // A server of mpqemu; %FD% in its arguments is its end of the channel.
 class MpqemuTarget final : public Target {
  public:
-  static constexpr std::string_view kFdPlace = "%FD%";
-
   MpqemuTarget(const Remote& remote, std::vector<std::string> words, std::string bin_dir)
       : remote_(remote), words_(std::move(words)), bin_dir_(std::move(bin_dir)) {}
 
   Result<std::unique_ptr<Connection>> Start(DmaHandler*) override {
-    auto pair = MakeSocketPair();
-    if (!pair) return tl::unexpected(pair.error());
-    UniqueFd ours = std::move(pair->first);
-    const UniqueFd theirs = std::move(pair->second);
-    const auto path = scenario::FindProgram(words_.front(), bin_dir_);
-    if (!path) return tl::unexpected(path.error());
-    std::vector<std::string> args(words_.begin() + 1, words_.end());
-    for (std::string& arg : args) {
-      const size_t at = arg.find(kFdPlace);
-      if (at != std::string::npos) arg.replace(at, kFdPlace.size(), std::to_string(theirs.get()));
-    }
-    scenario::ChildOptions options;
-    options.program = *path;
-    options.args = std::move(args);
-    options.directory = ".";
-    options.inherit = theirs.get();
-    auto child = scenario::Child::Start(words_.front(), options);
-    if (!child) return tl::unexpected(child.error());
+    const std::vector<std::string> args(words_.begin() + 1, words_.end());
+    auto process = scenario::RemoteProcess::Start(words_.front(), words_.front(), args, bin_dir_);
+    if (!process) return tl::unexpected(process.error());
     mpqemu::ClientOptions client_options;
     client_options.settle_ns = remote_.settle_ns;
     client_options.place_bars = false;  // Side does.
-    auto client = mpqemu::MpqemuClient::Attach(std::move(ours), client_options);
+    auto client = mpqemu::MpqemuClient::Attach(std::move(process->socket), client_options);
     if (!client) return tl::unexpected(client.error());
-    return std::make_unique<MpqemuConnection>(std::move(*child), std::move(*client));
+    return std::make_unique<MpqemuConnection>(std::move(process->child), std::move(*client));
   }
   bool may_die() const override { return remote_.may_die; }
   uint32_t config_size() const override { return 256; }
@@ -168,35 +153,13 @@ class MpqemuTarget final : public Target {
   const std::string bin_dir_;
 };
 
-Result<std::vector<std::string>> SplitWords(std::string_view text) {
-  std::vector<std::string> words;
-  bool in_word = false;
-  char quote = 0;
-  for (const char c : text) {
-    if (quote == 0 && (c == ' ' || c == '\t' || c == '\n')) {
-      in_word = false;
-      continue;
-    }
-    if (!std::exchange(in_word, true)) words.emplace_back();
-    if (c == quote) {
-      quote = 0;
-    } else if (quote == 0 && (c == '\'' || c == '"')) {
-      quote = c;
-    } else {
-      words.back() += c;
-    }
-  }
-  if (quote != 0) return Fail("a quote is not closed in {}", Quote(text));
-  return words;
-}
-
 Result<std::unique_ptr<Target>> MakeMpqemuTarget(const Remote& remote, const std::string& text,
                                                  const std::string& bin_dir) {
-  auto words = SplitWords(text);
+  auto words = scenario::SplitWords(text);
   if (!words) return tl::unexpected(words.error());
-  if (words->empty() || text.find(MpqemuTarget::kFdPlace) == std::string::npos) {
+  if (words->empty() || text.find(scenario::kFdPlace) == std::string::npos) {
     return Fail("a target of qemu: or mpqemu: is PROGRAM ARGS... with {} in ARGS",
-                MpqemuTarget::kFdPlace);
+                scenario::kFdPlace);
   }
   return std::make_unique<MpqemuTarget>(remote, std::move(*words), bin_dir);
 }
@@ -214,7 +177,7 @@ Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::s
       return MakeMpqemuTarget(*remote, text.substr(prefix.size()), bin_dir);
     }
   }
-  auto words = SplitWords(text);
+  auto words = scenario::SplitWords(text);
   if (!words) return tl::unexpected(words.error());
   if (words->empty()) return Fail("a target is a program with its arguments, or socket:PATH");
   return std::make_unique<ProgramTarget>(std::move(*words), bin_dir);

@@ -14,65 +14,25 @@
 #include "harness/record/mpqemu_relay.h"
 #include "harness/record/recording.h"
 #include "harness/record/signal_watcher.h"
-#include "harness/scenario/child.h"
+#include "harness/scenario/remote_process.h"
+#include "harness/scenario/words.h"
 
 namespace farside::record {
 namespace {
 
-constexpr std::string_view kFdPlace = "%FD%";
+using scenario::RemoteProcess;
+
 constexpr uint64_t kEndNs = 5'000'000'000;  // In which a process ends whose channel is gone.
 constexpr char kNote[] =
     "mpqemu shares the guest's memory: DMA is not visible on its channel and not in the trace; "
     "record with the device process's -trace to have it.";
 
-struct End {
-  std::unique_ptr<scenario::Child> child;
-  UniqueFd socket;  // Ours.
-};
-
-Result<End> Start(std::vector<std::string> words) {
-  const bool has_place = std::ranges::any_of(
-      words, [](const std::string& word) { return word.find(kFdPlace) != std::string::npos; });
+Result<RemoteProcess> Start(const std::vector<std::string>& words) {
+  const bool has_place = std::ranges::any_of(words, [](const std::string& word) {
+    return word.find(scenario::kFdPlace) != std::string::npos;
+  });
   if (!has_place) return Fail("the arguments of {} have no %FD% for its channel", words.front());
-  auto pair = MakeSocketPair();
-  if (!pair) return tl::unexpected(pair.error());
-  const UniqueFd theirs = std::move(pair->second);
-  const auto path = scenario::FindProgram(words.front(), "");
-  if (!path) return tl::unexpected(path.error());
-  scenario::ChildOptions options;
-  options.program = *path;
-  for (std::string& word : words) {
-    const size_t at = word.find(kFdPlace);
-    if (at != std::string::npos) word.replace(at, kFdPlace.size(), std::to_string(theirs.get()));
-  }
-  options.args.assign(words.begin() + 1, words.end());
-  options.directory = ".";
-  options.inherit = theirs.get();
-  auto child = scenario::Child::Start(words.front(), options);
-  if (!child) return tl::unexpected(child.error());
-  return End{std::move(*child), std::move(pair->first)};
-}
-
-// '...' and "..." keep blanks.
-std::vector<std::string> SplitAtBlanks(const std::string& text) {
-  std::vector<std::string> words;
-  bool in_word = false;
-  char quote = 0;
-  for (const char c : text) {
-    if (quote == 0 && (c == ' ' || c == '\t' || c == '\n')) {
-      in_word = false;
-      continue;
-    }
-    if (!std::exchange(in_word, true)) words.emplace_back();
-    if (c == quote) {
-      quote = 0;
-    } else if (quote == 0 && (c == '\'' || c == '"')) {
-      quote = c;
-    } else {
-      words.back() += c;
-    }
-  }
-  return words;
+  return RemoteProcess::Start(words.front(), words.front(), {words.begin() + 1, words.end()}, "");
 }
 
 // An Error if the process does not end, or not well.
@@ -87,8 +47,9 @@ Result<void> AwaitEnd(scenario::Child& child) {
 }  // namespace
 
 Result<void> RecordMpqemu(const MpqemuOptions& options) {
-  const std::vector<std::string> client_words = SplitAtBlanks(options.client);
-  if (client_words.empty() || options.program.empty()) {
+  const auto client_words = scenario::SplitWords(options.client);
+  if (!client_words) return tl::unexpected(client_words.error());
+  if (client_words->empty() || options.program.empty()) {
     return Fail("--protocol mpqemu needs --client 'PROGRAM ARGS...' and -- PROGRAM ARGS...");
   }
   const MonotonicClock clock;
@@ -105,7 +66,7 @@ Result<void> RecordMpqemu(const MpqemuOptions& options) {
   if (!recording) return tl::unexpected(recording.error());
   auto server = Start(options.program);
   if (!server) return tl::unexpected(server.error());
-  auto client = Start(client_words);
+  auto client = Start(*client_words);
   if (!client) return tl::unexpected(client.error());
   // After the children were started: they do not inherit what is blocked here.
   SignalWatcher signals(**loop);
@@ -113,7 +74,7 @@ Result<void> RecordMpqemu(const MpqemuOptions& options) {
   auto relay = MpqemuRelay::Create(**loop, **recording, std::move(client->socket),
                                    std::move(server->socket));
   if (!relay) return tl::unexpected(relay.error());
-  LogInfo(options.id, "recording to {}: {} and {}. {}", options.output, client_words.front(),
+  LogInfo(options.id, "recording to {}: {} and {}. {}", options.output, client_words->front(),
           options.program.front(), kNote);
   (*loop)->Run();
   const std::string failure = (*relay)->failure();

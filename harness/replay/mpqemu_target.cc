@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "harness/replay/target.h"
+#include "harness/scenario/remote_process.h"
 #include "protocol/mpqemu_client.h"
 #include "protocol/vfio_user_codec.h"
 
@@ -16,7 +17,6 @@ using vfio_user::Command;
 using vfio_user::RegionAccess;
 
 constexpr uint32_t kConfigRegion = 7;
-constexpr uint64_t kSettleNs = 300'000'000;  // QEMU's first reset undoes what came before.
 
 // As a PC has it: below the hole for BARs, and from 4 GiB on.
 constexpr DmaWindow kWindows[] = {
@@ -130,7 +130,7 @@ class MpqemuTarget final : public Target {
 
 Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket) {
   mpqemu::ClientOptions options;
-  options.settle_ns = kSettleNs;
+  options.settle_ns = scenario::kQemuSettleNs;
   options.place_bars = false;  // The recorded guest does.
   auto client = MpqemuClient::Attach(std::move(socket), options);
   if (!client) return tl::unexpected(client.error());

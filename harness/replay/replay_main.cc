@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/options.h"
 #include "harness/replay/replayer.h"
+#include "harness/scenario/remote_process.h"
 #include "harness/scenario/scenario.h"
 #include "harness/scenario/served_process.h"
 #include "harness/trace/event_file.h"
@@ -193,34 +194,20 @@ Result<std::unique_ptr<ServedProcess>> StartProcess(const CommandLine& line,
 
 // PROGRAM at the other end of an mpqemu channel. It ends when the channel does.
 Result<ReplayResult> ReplayOverMpqemu(const CommandLine& line, const ReplayOptions& options) {
-  constexpr std::string_view kFdPlace = "%FD%";
   constexpr uint64_t kEndNs = 5'000'000'000;
-  auto pair = MakeSocketPair();
-  if (!pair) return tl::unexpected(pair.error());
-  UniqueFd theirs = std::move(pair->second);
-  const auto path = scenario::FindProgram(line.program.front(), line.bin_dir);
-  if (!path) return tl::unexpected(path.error());
-  scenario::ChildOptions child_options;
-  child_options.program = *path;
-  child_options.args.assign(line.program.begin() + 1, line.program.end());
-  for (std::string& arg : child_options.args) {
-    const size_t at = arg.find(kFdPlace);
-    if (at != std::string::npos) arg.replace(at, kFdPlace.size(), std::to_string(theirs.get()));
-  }
-  child_options.directory = ".";
-  child_options.inherit = theirs.get();
-  const auto child = scenario::Child::Start(line.program.front(), child_options);
-  if (!child) return tl::unexpected(child.error());
-  theirs.reset();
-  auto target = MakeMpqemuTarget(std::move(pair->first));
+  const std::vector<std::string> args(line.program.begin() + 1, line.program.end());
+  auto remote = scenario::RemoteProcess::Start(line.program.front(), line.program.front(), args,
+                                               line.bin_dir);
+  if (!remote) return tl::unexpected(remote.error());
+  auto target = MakeMpqemuTarget(std::move(remote->socket));
   auto result = target ? Replay(line.trace, **target, options) : tl::unexpected(target.error());
   if (target) target->reset();
-  const auto ended = (*child)->Wait(kEndNs);
+  const auto ended = remote->child->Wait(kEndNs);
   if (!result || result->divergence) return result;
   if (!ended) return Fail("{} does not end when its channel is closed", line.program.front());
   if (!ended->signalled && ended->code == 0) return result;
   return Fail("{} {} at the end: {}", line.program.front(), ended->Text(),
-              fmt::format("{}", fmt::join((*child)->LastLines(4), " | ")));
+              fmt::format("{}", fmt::join(remote->child->LastLines(4), " | ")));
 }
 
 class Progress {
