@@ -89,9 +89,11 @@ void MpqemuServer::OnReady(uint32_t events) {
   if ((events & EPOLLOUT) != 0) Flush();
   if ((events & EPOLLOUT) == 0 || (events & (EPOLLIN | EPOLLHUP)) != 0) {
     const auto filled = connection.reader.Fill(*connection.transport);
-    if (!filled) {
+    // Replies that it never read make a proxy's end a reset.
+    const bool reset = !filled && filled.error().code == ECONNRESET;
+    if (!filled && !reset) {
       Break(filled.error().message);
-    } else if (*filled == FillStatus::kEnd) {
+    } else if (reset || *filled == FillStatus::kEnd) {
       LogInfo(slot_.id(), "the proxy is gone");
       connection.broken = true;
     }

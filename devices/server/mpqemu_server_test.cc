@@ -397,6 +397,12 @@ TEST_F(MpqemuServerTest, TheEndInsideAMessageIsAFailureAndBetweenTwoIsNot) {
   proxy_.reset();
   EXPECT_TRUE(Closed());
   EXPECT_FALSE(server_->client_failed());
+  // With a reply that it never read.
+  Connect();
+  Send(Message(Command::kPciCfgRead, mpqemu::ConfigAccess{.address = 0, .size = 2}));
+  proxy_.reset();
+  EXPECT_TRUE(Closed());
+  EXPECT_FALSE(server_->client_failed());
   Connect();
   Send(ByteVector(7));
   proxy_.reset();
