@@ -142,8 +142,9 @@ Result<void> LsiDriver::Enable() {
   if (const auto cleared = memory_.Fill(pages_.iova(), pages_.size(), 0); !cleared) return cleared;
   if (const auto reset = ResetRing(); !reset) return reset;
   if (const auto loaded = LoadScript(places_.script, script_.words); !loaded) return loaded;
-  const auto counted = WriteRegister<uint32_t>(kScratchB, 0);
-  if (!counted) return counted;
+  for (const Reg counter : {kScratchB, kScratchC}) {
+    if (const auto counted = WriteRegister<uint32_t>(counter, 0); !counted) return counted;
+  }
   running_ = true;
   return Go(script_.next);
 }
@@ -155,6 +156,9 @@ Result<uint8_t> LsiDriver::ChooseSlot(const LsiCommand& command) const {
   }
   if (command.data_in != 0 && !command.data_out.empty()) {
     return FailWith(EINVAL, "the data of a command go one way: in or out");
+  }
+  if (command.buffer && (command.data_in == 0 || *command.buffer > UINT32_MAX - command.data_in)) {
+    return FailWith(EINVAL, "a buffer is for data that come in, and lies below 4 GiB");
   }
   const uint64_t size = std::max<uint64_t>(command.data_in, command.data_out.size());
   if (size > kMaxData || command.segments == 0 || command.segments > lsi_block::kMaxSegments) {
@@ -202,7 +206,7 @@ Result<void> LsiDriver::FillTable(uint8_t id, const LsiCommand& command, const S
     const uint32_t part = (slot.size - done + left - 1) / left;
     const uint32_t entry = block + lsi_block::kSegments + 8 * (first + i);
     if (const auto put = Put32(entry, part); !put) return put;
-    const auto put = Put32(entry + 4, static_cast<uint32_t>(slot.data.iova()) + done);
+    const auto put = Put32(entry + 4, static_cast<uint32_t>(slot.iova) + done);
     if (!put) return put;
     done += part;
   }
@@ -237,29 +241,33 @@ Result<void> LsiDriver::Push(uint8_t id, uint8_t what) {
 
 // SIGP wakes a script that waits for reselection; one that works looks at the ring by itself, and
 // then finds SIGP when it comes to wait.
-Result<void> LsiDriver::Ring(uint8_t id, uint8_t what) {
-  if (const auto pushed = Push(id, what); !pushed) return pushed;
-  return WriteRegister<uint8_t>(kIstat0, kIstat0Sigp);
+Result<uint8_t> LsiDriver::Submit(const LsiCommand& command) {
+  const auto id = Queue(command);
+  if (!id) return id;
+  const auto kicked = Kick();
+  return kicked ? id : tl::unexpected(kicked.error());
 }
 
-Result<uint8_t> LsiDriver::Submit(const LsiCommand& command) {
+Result<uint8_t> LsiDriver::Queue(const LsiCommand& command) {
   const auto id = ChooseSlot(command);
   if (!id) return id;
-  Slot slot{.size = std::max(command.data_in, static_cast<uint32_t>(command.data_out.size())),
+  Slot slot{.iova = command.buffer.value_or(0),
+            .size = std::max(command.data_in, static_cast<uint32_t>(command.data_out.size())),
             .in = command.data_in != 0};
-  if (slot.size != 0) {
+  if (slot.size != 0 && !command.buffer) {
     auto pages = GuestPages::Take(memory_, slot.size);
     if (!pages) return tl::unexpected(pages.error());
     slot.data = std::move(*pages);
-    const auto put = memory_.Write(slot.data.iova(), command.data_out);
+    slot.iova = slot.data.iova();
+    const auto put = memory_.Write(slot.iova, command.data_out);
     if (!put) return tl::unexpected(put.error());
   }
   if (const auto filled = FillBlock(*id, command, slot); !filled) {
     return tl::unexpected(filled.error());
   }
   slots_[*id] = std::move(slot);
-  const auto rung = Ring(*id, lsi_ring::kStart);
-  return rung ? id : tl::unexpected(rung.error());
+  const auto pushed = Push(*id, lsi_ring::kStart);
+  return pushed ? id : tl::unexpected(pushed.error());
 }
 
 Result<LsiResult> LsiDriver::SendMessage(uint8_t target, ConstBytes message) {
@@ -275,8 +283,9 @@ Result<LsiResult> LsiDriver::SendMessage(uint8_t target, ConstBytes message) {
     return tl::unexpected(none.error());
   }
   slots_[*id] = {.data = std::move(*pages)};
-  const auto rung = Ring(*id, lsi_ring::kSend);
-  return rung ? Wait(*id) : tl::unexpected(rung.error());
+  auto sent = Push(*id, lsi_ring::kSend);
+  if (sent) sent = Kick();
+  return sent ? Wait(*id) : tl::unexpected(sent.error());
 }
 
 Result<LsiResult> LsiDriver::Execute(const LsiCommand& command) {
@@ -308,24 +317,21 @@ Result<LsiResult> LsiDriver::Collect(uint8_t id) {
   auto node = slots_.extract(id);
   Slot& slot = node.mapped();
   LsiResult result = std::move(*slot.result);
+  if (slot.size == 0 || slot.data.size() == 0) return result;
   if (slot.in) {
     result.data.resize(slot.size);
-    const auto got = memory_.Read(slot.data.iova(), result.data);
+    const auto got = memory_.Read(slot.iova, result.data);
     if (!got) return tl::unexpected(got.error());
   }
-  if (slot.size != 0) {
-    const auto cleared = memory_.Fill(slot.data.iova(), slot.size, 0);
-    if (!cleared) return tl::unexpected(cleared.error());
-  }
-  return result;
+  const auto cleared = memory_.Fill(slot.iova, slot.size, 0);
+  return cleared ? Result<LsiResult>(std::move(result)) : tl::unexpected(cleared.error());
 }
 
 void LsiDriver::Forget(uint8_t id) {
   const auto found = slots_.find(id);
   if (found == slots_.end()) return;
-  if (found->second.size != 0) {
-    (void)memory_.Fill(found->second.data.iova(), found->second.size, 0);
-  }
+  const Slot& slot = found->second;
+  if (slot.size != 0 && slot.data.size() != 0) (void)memory_.Fill(slot.iova, slot.size, 0);
   slots_.erase(found);
 }
 
@@ -495,14 +501,7 @@ Result<void> LsiDriver::OnDmaInterrupt(uint8_t dstat) {
                     dstat, *dsps, dsp.value_or(kNothing));
   }
   if (event == LsiEvent::kOtherMessage) return Go(script_.acknowledge);
-  if (event != LsiEvent::kReselected) {
-    return FailWith(EIO, "the script stops with a DSPS of {:#x}, which it has not", *dsps);
-  }
-  // The command that was to be selected for waits behind the others.
-  const auto id = CurrentSlot();
-  if (!id) return tl::unexpected(id.error());
-  if (const auto pushed = Push(*id, lsi_ring::kStart); !pushed) return pushed;
-  return Go(script_.reselected);
+  return FailWith(EIO, "the script stops with a DSPS of {:#x}, which it has not", *dsps);
 }
 
 Result<void> LsiDriver::ResetBus() {
@@ -606,6 +605,12 @@ std::array<std::byte, 10> BlockCdb(scsi::Opcode opcode, uint32_t block, uint16_t
 Result<LsiResult> LsiDriver::Read(uint8_t target, uint32_t block, uint16_t blocks, uint32_t size) {
   const auto cdb = BlockCdb(scsi::Opcode::kRead10, block, blocks);
   return Execute({.target = target, .cdb = cdb, .data_in = size});
+}
+
+Result<uint8_t> LsiDriver::QueueRead(uint8_t target, uint32_t block, uint16_t blocks, uint32_t size,
+                                     uint64_t buffer) {
+  const auto cdb = BlockCdb(scsi::Opcode::kRead10, block, blocks);
+  return Queue({.target = target, .cdb = cdb, .data_in = size, .buffer = buffer});
 }
 
 Result<LsiResult> LsiDriver::Write(uint8_t target, uint32_t block, uint16_t blocks,

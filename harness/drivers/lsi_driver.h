@@ -38,6 +38,8 @@ struct LsiCommand {
   bool tagged = true;      // One of a target without a tag.
   bool disconnect = true;  // The target may go while it works.
   uint32_t segments = 1;   // Table entries for the data; up to lsi_block::kMaxSegments.
+  // Where data_in goes to, and stays; a result has no copy then. None: memory of the driver.
+  std::optional<uint64_t> buffer{};
 };
 
 // How a command ended on the bus.
@@ -94,6 +96,11 @@ class LsiDriver {
 
   // An id for Wait, which also is the command's tag.
   Result<uint8_t> Submit(const LsiCommand& command);
+  // The same in two steps: the chip need not look before Kick, which is for all that were queued.
+  Result<uint8_t> Queue(const LsiCommand& command);
+  Result<void> Kick() {
+    return WriteRegister<uint8_t>(lsi53c895a::kIstat0, lsi53c895a::kIstat0Sigp);
+  }
   Result<LsiResult> Wait(uint8_t id);
   Result<LsiResult> Execute(const LsiCommand& command);
 
@@ -117,11 +124,15 @@ class LsiDriver {
   };
   Result<Capacity> ReadCapacity(uint8_t target);
   Result<LsiResult> Read(uint8_t target, uint32_t block, uint16_t blocks, uint32_t size);
+  // READ(10) to `buffer`, for Wait.
+  Result<uint8_t> QueueRead(uint8_t target, uint32_t block, uint16_t blocks, uint32_t size,
+                            uint64_t buffer);
   Result<LsiResult> Write(uint8_t target, uint32_t block, uint16_t blocks, ConstBytes data);
 
  private:
   struct Slot {
-    GuestPages data{};
+    GuestPages data{};  // None: the caller's.
+    uint64_t iova = 0;
     uint32_t size = 0;
     bool in = false;
     std::optional<LsiResult> result{};
@@ -151,7 +162,6 @@ class LsiDriver {
   Result<void> FillTable(uint8_t id, const LsiCommand& command, const Slot& slot);
   Result<void> PutTarget(uint8_t id, uint8_t target, uint64_t message, uint32_t size);
   Result<void> Push(uint8_t id, uint8_t what);
-  Result<void> Ring(uint8_t id, uint8_t what);
   Result<void> Go(uint32_t address) { return WriteRegister<uint32_t>(lsi53c895a::kDsp, address); }
 
   Result<bool> WaitForWork(uint64_t timeout_ns);

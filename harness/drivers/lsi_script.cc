@@ -27,6 +27,11 @@ constexpr uint32_t If(Phase phase) { return uint32_t{phase} << 24 | 1 << 17; }
 constexpr uint32_t When(Phase phase) { return If(phase) | 1 << 16; }
 constexpr uint32_t IfData(uint32_t data) { return kIfTrue | 1 << 18 | data; }
 
+// Registers of the script's own: commands have completed and no interrupt has said so; the entry of
+// the ring that it works on.
+constexpr uint32_t kCompleted = OffsetOf(lsi53c895a::kScratchC);
+constexpr uint32_t kEntry = kCompleted + 4;
+
 constexpr uint32_t kSaveDataPointers = 2;
 constexpr uint32_t kRestorePointers = 3;
 constexpr uint32_t kDisconnect = 4;
@@ -50,7 +55,6 @@ class Assembler {
             .next = To("next"),
             .dispatch = To("dispatch"),
             .acknowledge = To("acknowledge"),
-            .reselected = To("reselected"),
             .data_in = To("data_in"),
             .data_out = To("data_out"),
             .no_data = To("no_data"),
@@ -59,6 +63,12 @@ class Assembler {
 
  private:
   void Idle() {
+    // One interrupt for all that has completed since the last one.
+    At("quiet");
+    RegisterToSfbr(kCompleted, kOr, 0);
+    Jump(To("idle"), IfData(0));
+    Modify(kCompleted, kLoad, 0);
+    IntFly();
     At("idle");
     Raw(0x5000'0000, To("pick"));  // WAIT RESELECT; the alternative is SIGP's.
     At("reselected");
@@ -132,7 +142,7 @@ class Assembler {
     Jump(To("next"));
     At("complete");
     LeaveBus();
-    IntFly();
+    Modify(kCompleted, kLoad, 1);
     Jump(To("next"));
   }
 
@@ -141,16 +151,17 @@ class Assembler {
     RegisterToSfbr(OffsetOf(lsi53c895a::kCtest2), kOr, 0);  // Takes SIGP back.
     At("next");
     Load(OffsetOf(lsi53c895a::kDsa), places_.ring_pointer);
+    Load(kEntry, places_.ring_pointer);
     LoadRelative(OffsetOf(lsi53c895a::kScratchA), 1, lsi_ring::kDo);
     RegisterToSfbr(OffsetOf(lsi53c895a::kScratchA), kOr, 0);
-    Jump(To("idle"), IfData(lsi_ring::kNothing));
+    Jump(To("quiet"), IfData(lsi_ring::kNothing));
     LoadRelative(OffsetOf(lsi53c895a::kScratchA), 4, lsi_ring::kNext);
-    Raw(0xe000'0000 | OffsetOf(lsi53c895a::kScratchA) << 16 | 4, places_.ring_pointer);
+    Store(OffsetOf(lsi53c895a::kScratchA), places_.ring_pointer);
     Modify(OffsetOf(lsi53c895a::kScratchA), kLoad, lsi_ring::kNothing);
     StoreRelative(OffsetOf(lsi53c895a::kScratchA), 1, lsi_ring::kDo);
     LoadRelative(OffsetOf(lsi53c895a::kDsa), 4, lsi_ring::kBlock);
     Jump(To("send"), IfData(lsi_ring::kSend));
-    Select();
+    Select("start_lost");
     MoveTable(kMessageOut, lsi_block::kMessageOut);
     Jump(To("dispatch"), When(kCommand));  // If it is not.
     At("command");
@@ -160,7 +171,7 @@ class Assembler {
 
   void Send() {
     At("send");
-    Select();
+    Select("send_lost");
     Modify(OffsetOf(lsi53c895a::kScntl2), kAnd, 0x7f);
     MoveTable(kMessageOut, lsi_block::kMessageOut);
     Clear(kAck | kAtn);
@@ -169,8 +180,18 @@ class Assembler {
     StoreRelative(OffsetOf(lsi53c895a::kScratchA), 1, lsi_block::kMessage);
     IntFly();
     Jump(To("next"));
-    At("select_lost");
-    Int(LsiEvent::kReselected);
+    Unget("start_lost", lsi_ring::kStart);
+    Unget("send_lost", lsi_ring::kSend);
+  }
+
+  // A target has reselected us first: what was to be selected for waits in the ring again.
+  void Unget(const std::string& label, uint8_t what) {
+    At(label);
+    Store(kEntry, places_.ring_pointer);
+    Load(OffsetOf(lsi53c895a::kDsa), places_.ring_pointer);
+    Modify(OffsetOf(lsi53c895a::kScratchA), kLoad, what);
+    StoreRelative(OffsetOf(lsi53c895a::kScratchA), 1, lsi_ring::kDo);
+    Jump(To("reselected"));
   }
 
   // Of a target that goes as it should.
@@ -189,7 +210,7 @@ class Assembler {
   void MoveTable(Phase phase, uint32_t entry) {
     Raw(1 << 28 | 1 << 27 | uint32_t{phase} << 24, entry);
   }
-  void Select() { Raw(0x4300'0000 | lsi_block::kSelect, To("select_lost")); }
+  void Select(const std::string& lost) { Raw(0x4300'0000 | lsi_block::kSelect, To(lost)); }
   void Clear(uint32_t flags) { Raw(0x6000'0000 | flags, 0); }
   void Jump(uint32_t address, uint32_t condition = kIfTrue) {
     Raw(0x8000'0000 | condition, address);
@@ -205,6 +226,7 @@ class Assembler {
   }
   void Modify(uint32_t reg, Operator op, uint32_t data) { ReadWrite(0x7800'0000, reg, op, data); }
   void Load(uint32_t reg, uint32_t address) { Raw(0xe100'0000 | reg << 16 | 4, address); }
+  void Store(uint32_t reg, uint32_t address) { Raw(0xe000'0000 | reg << 16 | 4, address); }
   void LoadRelative(uint32_t reg, uint32_t count, uint32_t offset) {
     Raw(0xf100'0000 | reg << 16 | count, offset);
   }

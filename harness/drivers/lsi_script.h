@@ -47,7 +47,6 @@ enum class LsiEvent : uint32_t {
   kOtherMessage = 0x115,
   kBadPhase = 0xbad,
   kOverrun = 0x0f4,
-  kReselected = 0x5e1,  // While it was about to select.
 };
 
 // Bus addresses that the script knows.
@@ -65,7 +64,6 @@ struct LsiScript {
   uint32_t next = 0;      // Starts what the ring has, then waits.
   uint32_t dispatch = 0;  // Goes on by the phase.
   uint32_t acknowledge = 0;
-  uint32_t reselected = 0;
   uint32_t data_in = 0;  // kMaxSegments moves of 8 bytes.
   uint32_t data_out = 0;
   uint32_t no_data = 0;
