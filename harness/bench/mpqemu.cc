@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -32,7 +33,9 @@ constexpr uint64_t kScratchA = 0x34;  // Reading it has no side effect.
 constexpr uint32_t kReadBytes = 64 << 10;
 constexpr uint32_t kBlockSize = 512;
 constexpr uint64_t kImageBytes = 32 << 20;
-constexpr size_t kReads = 200;  // In a round.
+constexpr size_t kReads = 256;  // In a round.
+// Commands that a sequential reader keeps in flight: sym53c8xx's own default for a target.
+constexpr size_t kDepth = 16;
 constexpr uint64_t kExitTimeoutNs = 10'000'000'000;
 
 // The adapter, with a disk behind it where `image` names one.
@@ -106,7 +109,8 @@ struct Guest {
   Subject subject;
   std::unique_ptr<GuestMemory> memory;
   std::unique_ptr<LsiDriver> driver;
-  uint32_t next = 0;  // The block that the next read begins at.
+  GuestPages buffers{};  // kDepth of them.
+  uint32_t next = 0;     // The block that the next read begins at.
 };
 
 Result<std::unique_ptr<Guest>> StartGuest(const std::string& program, const std::string& bin_dir,
@@ -118,6 +122,9 @@ Result<std::unique_ptr<Guest>> StartGuest(const std::string& program, const std:
   if (!memory) return tl::unexpected(memory.error());
   auto guest = std::make_unique<Guest>(
       Guest{.subject = std::move(*subject), .memory = std::move(*memory), .driver = nullptr});
+  auto buffers = GuestPages::Take(*guest->memory, kDepth * kReadBytes);
+  if (!buffers) return tl::unexpected(buffers.error());
+  guest->buffers = std::move(*buffers);
   if (auto mapped = guest->memory->MapTo(*guest->subject.client); !mapped) {
     return tl::unexpected(mapped.error());
   }
@@ -130,17 +137,36 @@ Result<std::unique_ptr<Guest>> StartGuest(const std::string& program, const std:
   return guest;
 }
 
-// The next 64 KiB, from the start again behind the last.
-Result<void> ReadNext(Guest& guest) {
+// The next 64 KiB times `depth`, from the start again behind the last; with one look of the chip at
+// all of them, as a driver has that is given them at once.
+Result<void> ReadNext(Guest& guest, size_t depth) {
   constexpr uint32_t kBlocks = kReadBytes / kBlockSize;
-  const auto read = guest.driver->Read(0, guest.next, kBlocks, kReadBytes);
-  if (!read) return tl::unexpected(read.error());
-  if (read->status != 0 || read->data.size() != kReadBytes) {
-    return Fail("a read of 64 KiB ended with status {:#x} and {} bytes", read->status,
-                read->data.size());
+  std::array<uint8_t, kDepth> ids{};
+  for (size_t i = 0; i < depth; ++i) {
+    const auto id = guest.driver->QueueRead(0, guest.next, kBlocks, kReadBytes,
+                                            guest.buffers.iova() + i * kReadBytes);
+    if (!id) return tl::unexpected(id.error());
+    ids[i] = *id;
+    guest.next = (guest.next + kBlocks) % (kImageBytes / kBlockSize);
   }
-  guest.next = (guest.next + kBlocks) % (kImageBytes / kBlockSize);
+  if (const auto kicked = guest.driver->Kick(); !kicked) return kicked;
+  for (const uint8_t id : std::span(ids).first(depth)) {
+    const auto read = guest.driver->Wait(id);
+    if (!read) return tl::unexpected(read.error());
+    if (read->status != 0 || read->residual != 0) {
+      return Fail("a read of 64 KiB ended with status {:#x} and {} bytes too few", read->status,
+                  read->residual);
+    }
+  }
   return {};
+}
+
+// The mean time of a read in the median batch.
+Measure ReadsOf(Guest& guest, size_t depth) {
+  return [&guest, depth](size_t) -> Result<double> {
+    const auto batch = MedianOf(kReads / depth, [&] { return ReadNext(guest, depth); });
+    return batch ? Result<double>(*batch / static_cast<double>(depth)) : batch;
+  };
 }
 
 Result<void> MeasureDisk(const Options& options, int cpu, std::string_view where,
@@ -155,16 +181,18 @@ Result<void> MeasureDisk(const Options& options, int cpu, std::string_view where
     if (!ours) return tl::unexpected(ours.error());
     auto peer = StartGuest(options.peer, "", cpu, images[1]);
     if (!peer) return tl::unexpected(peer.error());
-    const auto rate = [](Guest& guest) -> Measure {
-      return [&guest](size_t) { return MedianOf(kReads, [&guest] { return ReadNext(guest); }); };
-    };
-    // The peer's time over ours: how much faster ours is.
-    auto figure = Compare(options, "", 3, rate(**peer), rate(**ours));
-    if (!figure) return tl::unexpected(figure.error());
-    std::swap(figure->subject, figure->floor);
-    figure->name = fmt::format("64 KiB by SCRIPTS, {}, QEMU's time over ours", where);
-    figure->at_least = true;
-    figures->push_back(std::move(*figure));
+    // One shows the accesses of a command, which both sides have in common; two what the models
+    // cost. With more in flight QEMU stops its script for 0.5 ms whenever it has run 100
+    // instructions.
+    for (const auto& [depth, bound] : {std::pair<size_t, double>(1, 1), {2, 1}, {kDepth, 3}}) {
+      // The peer's time over ours: how much faster ours is.
+      auto figure = Compare(options, "", bound, ReadsOf(**peer, depth), ReadsOf(**ours, depth));
+      if (!figure) return tl::unexpected(figure.error());
+      std::swap(figure->subject, figure->floor);
+      figure->name = fmt::format("64 KiB by SCRIPTS, {} in flight, {}", depth, where);
+      figure->at_least = true;
+      figures->push_back(std::move(*figure));
+    }
     return {};
   };
   auto measured = measure();
