@@ -55,6 +55,10 @@ Result<void> RecordMpqemu(const MpqemuOptions& options) {
   const MonotonicClock clock;
   auto loop = EpollLoop::Create(clock);
   if (!loop) return tl::unexpected(loop.error());
+  // Before the children's output has threads, which would take the signal that only this one
+  // blocks; the children themselves begin with nothing blocked.
+  SignalWatcher signals(**loop);
+  if (auto started = signals.Start(); !started) return started;
   const trace::TraceInfo info{.program = fmt::format("farside record {}", kVersion),
                               .tap = trace::TraceInfo::Tap::kWire,
                               .dma = trace::TraceInfo::Dma::kDirect,
@@ -68,9 +72,6 @@ Result<void> RecordMpqemu(const MpqemuOptions& options) {
   if (!server) return tl::unexpected(server.error());
   auto client = Start(*client_words);
   if (!client) return tl::unexpected(client.error());
-  // After the children were started: they do not inherit what is blocked here.
-  SignalWatcher signals(**loop);
-  if (auto started = signals.Start(); !started) return started;
   auto relay = MpqemuRelay::Create(**loop, **recording, std::move(client->socket),
                                    std::move(server->socket));
   if (!relay) return tl::unexpected(relay.error());
