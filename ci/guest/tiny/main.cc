@@ -58,11 +58,12 @@ extern "C" [[noreturn]] void GuestMain(const StartInfo* info) {
     if (!IsWanted(test.name)) continue;
     Outcome outcome;
     test.run(bench, outcome);
-    failures += outcome.failed;
-    Print(outcome.failed ? "not ok " : "ok ", ++count, " - ", test.name,
-          outcome.skipped  ? " # SKIP "
-          : outcome.failed ? ": "
-                           : "",
+    const bool failed = outcome.failures > 0;
+    failures += failed;
+    Print(failed ? "not ok " : "ok ", ++count, " - ", test.name,
+          outcome.skipped ? " # SKIP "
+          : failed        ? ": "
+                          : "",
           outcome.why.data);
   }
   Print("1..", count);

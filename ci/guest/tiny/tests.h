@@ -7,16 +7,17 @@
 
 namespace tiny {
 
-// The first thing that went wrong, or the reason why the test cannot run.
+// The first things that went wrong, or the reason why the test cannot run.
 struct Outcome {
-  bool failed = false, skipped = false;
+  unsigned failures = 0;
+  bool skipped = false;
   Text why;
 
   void Skip(const char* reason) { skipped = true, why.Add(reason); }
 
   template <typename... Parts>
   bool Expect(bool ok, Parts... parts) {
-    if (!ok && !failed) failed = true, (why.Add(parts), ...);
+    if (!ok && ++failures <= 3) why.Add(failures > 1 ? "; " : ""), (why.Add(parts), ...);
     return ok;
   }
 
