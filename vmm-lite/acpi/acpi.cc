@@ -82,7 +82,7 @@ struct Fadt {
   uint16_t p_lvl2_lat = 0xffff;  // No C2, no C3.
   uint16_t p_lvl3_lat = 0xffff;
   std::array<uint8_t, 9> flush_size_to_century{};
-  uint16_t iapc_boot_arch = 1 << 0 | 1 << 1 | 1 << 2;  // Legacy devices, an 8042, no VGA.
+  uint16_t iapc_boot_arch = 1 << 0 | 1 << 2;  // Legacy devices, no VGA; no keyboard controller.
   uint8_t reserved1 = 0;
   // WBINVD, PROC_C1, no fixed power button, no fixed sleep button, RTC wake not in fixed registers,
   // RESET_REG_SUP.

@@ -150,7 +150,7 @@ TEST_F(Disassembled, FixedTablesSayWhatTheLayoutDoes) {
        {"PM1A Event Block Address : 00000600", "PM1A Control Block Address : 00000604",
         "PM Timer Block Address : 00000608", "SCI Interrupt : 0009", "SMI Command Port : 00000000",
         "Reset Register Supported (V2) : 1", "Hardware Reduced (V5) : 0",
-        "8042 Present on ports 60/64 (V2) : 1", "Value to cause reset : 06"}) {
+        "8042 Present on ports 60/64 (V2) : 0", "Value to cause reset : 06"}) {
     ExpectIn("FACP", line);
   }
   ExpectIn("APIC", "Address : FEC00000");

@@ -117,17 +117,6 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "FARSID", "VMMLITE", 1)
                     })
                 }
 
-                Device (KBD)
-                {
-                    Name (_HID, EisaId ("PNP0303"))
-                    Name (_CRS, ResourceTemplate ()
-                    {
-                        IO (Decode16, 0x0060, 0x0060, 0, 0x01)
-                        IO (Decode16, 0x0064, 0x0064, 0, 0x01)
-                        IRQNoFlags () { 1 }
-                    })
-                }
-
                 Device (RTC)
                 {
                     Name (_HID, EisaId ("PNP0B00"))
