@@ -29,8 +29,8 @@ Result<sockaddr_un> UnixAddress(const std::string& path) {
   return address;
 }
 
-Result<UniqueFd> UnixSocket(int flags) {
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+Result<UniqueFd> UnixSocket(int type) {
+  UniqueFd fd(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   if (!fd) return FailWith(errno, "cannot make a UNIX socket: {}", ErrnoText(errno));
   return fd;
 }
@@ -40,7 +40,9 @@ bool RemoveStaleSocket(const std::string& path) {
   struct stat status {};
   if (lstat(path.c_str(), &status) != 0) return errno == ENOENT;
   if (!S_ISSOCK(status.st_mode)) return false;
-  if (ConnectUnix(path)) return false;
+  // In use: it answers, or would if it were asked later or by another type of socket.
+  const auto connected = ConnectUnix(path, SOCK_STREAM | SOCK_NONBLOCK);
+  if (connected || connected.error().code != ECONNREFUSED) return false;
   return unlink(path.c_str()) == 0;
 }
 
@@ -99,7 +101,7 @@ Result<void> SetNonBlocking(int fd) {
   return {};
 }
 
-Result<UniqueFd> ListenUnix(const std::string& path) {
+Result<UniqueFd> ListenUnix(const std::string& path, int type) {
   const auto address = UnixAddress(path);
   if (!address) return tl::unexpected(address.error());
   if (!RemoveStaleSocket(path)) {
@@ -108,7 +110,7 @@ Result<UniqueFd> ListenUnix(const std::string& path) {
                     "end that process or choose another path",
                     path);
   }
-  auto fd = UnixSocket(SOCK_NONBLOCK);
+  auto fd = UnixSocket(type | SOCK_NONBLOCK);
   if (!fd) return fd;
   const auto* generic = reinterpret_cast<const sockaddr*>(&*address);
   if (bind(fd->get(), generic, sizeof *address) != 0 || listen(fd->get(), 16) != 0) {
@@ -117,10 +119,10 @@ Result<UniqueFd> ListenUnix(const std::string& path) {
   return fd;
 }
 
-Result<UniqueFd> ConnectUnix(const std::string& path) {
+Result<UniqueFd> ConnectUnix(const std::string& path, int type) {
   const auto address = UnixAddress(path);
   if (!address) return tl::unexpected(address.error());
-  auto fd = UnixSocket(0);
+  auto fd = UnixSocket(type);
   if (!fd) return fd;
   if (connect(fd->get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
     return FailWith(errno, "cannot connect to {}: {}; is the server running?", path,

@@ -1,6 +1,8 @@
 // File descriptors with owners.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -48,12 +50,14 @@ Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair();
 
 Result<void> SetNonBlocking(int fd);
 
-// Listens on the AF_UNIX stream socket `path`, non-blocking. A socket file that nobody listens on
-// any more is replaced; one that is in use, or a file of another kind, is an error.
-Result<UniqueFd> ListenUnix(const std::string& path);
+// Listens on the AF_UNIX socket `path` of a type like SOCK_STREAM, non-blocking. A socket file that
+// nobody listens on any more is replaced; one that is in use, or a file of another kind, is an
+// error.
+Result<UniqueFd> ListenUnix(const std::string& path, int type = SOCK_STREAM);
 
-// Connects to the AF_UNIX stream socket `path`; the socket returned is blocking.
-Result<UniqueFd> ConnectUnix(const std::string& path);
+// Connects to the AF_UNIX socket `path`. `type` may have SOCK_NONBLOCK besides: then a server that
+// does not accept is an error (EAGAIN), not a wait, and the socket returned is non-blocking.
+Result<UniqueFd> ConnectUnix(const std::string& path, int type = SOCK_STREAM);
 
 // A shared or private mapping, unmapped by its owner.
 class Mapping {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
+#include <vector>
 
 namespace farside {
 namespace {
@@ -38,6 +39,28 @@ TEST_F(UnixSocketTest, LeavesASocketInUseAlone) {
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, EADDRINUSE);
   EXPECT_TRUE(ConnectUnix(path_())) << "the first server still listens";
+}
+
+TEST_F(UnixSocketTest, LeavesASocketOfAnotherTypeAlone) {
+  const auto first = ListenUnix(path_(), SOCK_SEQPACKET);
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(ListenUnix(path_()));
+  EXPECT_TRUE(ConnectUnix(path_(), SOCK_SEQPACKET));
+}
+
+TEST_F(UnixSocketTest, DoesNotWaitForAServerThatDoesNotAccept) {
+  const auto server = ListenUnix(path_());
+  ASSERT_TRUE(server);
+  std::vector<UniqueFd> clients;
+  for (int i = 0; i < 64; ++i) {
+    auto client = ConnectUnix(path_(), SOCK_STREAM | SOCK_NONBLOCK);
+    if (!client) {
+      EXPECT_EQ(client.error().code, EAGAIN);
+      return;
+    }
+    clients.push_back(std::move(*client));
+  }
+  ADD_FAILURE() << "64 connections wait";
 }
 
 TEST_F(UnixSocketTest, NeverRemovesAFileThatIsNoSocket) {

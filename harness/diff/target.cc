@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "base/options.h"
+#include "base/words.h"
 #include "harness/scenario/remote_process.h"
 #include "harness/scenario/scenario.h"
 #include "harness/scenario/served_process.h"
-#include "harness/scenario/words.h"
 #include "protocol/mpqemu_client.h"
 #include "protocol/vfio_user_client.h"
 
@@ -155,7 +155,7 @@ class MpqemuTarget final : public Target {
 
 Result<std::unique_ptr<Target>> MakeMpqemuTarget(const Remote& remote, const std::string& text,
                                                  const std::string& bin_dir) {
-  auto words = scenario::SplitWords(text);
+  auto words = SplitWords(text);
   if (!words) return tl::unexpected(words.error());
   if (words->empty() || text.find(scenario::kFdPlace) == std::string::npos) {
     return Fail("a target of qemu: or mpqemu: is PROGRAM ARGS... with {} in ARGS",
@@ -177,7 +177,7 @@ Result<std::unique_ptr<Target>> MakeTarget(const std::string& text, const std::s
       return MakeMpqemuTarget(*remote, text.substr(prefix.size()), bin_dir);
     }
   }
-  auto words = scenario::SplitWords(text);
+  auto words = SplitWords(text);
   if (!words) return tl::unexpected(words.error());
   if (words->empty()) return Fail("a target is a program with its arguments, or socket:PATH");
   return std::make_unique<ProgramTarget>(std::move(*words), bin_dir);

@@ -11,11 +11,11 @@
 #include "base/epoll_loop.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "base/words.h"
 #include "harness/record/mpqemu_relay.h"
 #include "harness/record/recording.h"
 #include "harness/record/signal_watcher.h"
 #include "harness/scenario/remote_process.h"
-#include "harness/scenario/words.h"
 
 namespace farside::record {
 namespace {
@@ -47,7 +47,7 @@ Result<void> AwaitEnd(scenario::Child& child) {
 }  // namespace
 
 Result<void> RecordMpqemu(const MpqemuOptions& options) {
-  const auto client_words = scenario::SplitWords(options.client);
+  const auto client_words = SplitWords(options.client);
   if (!client_words) return tl::unexpected(client_words.error());
   if (client_words->empty() || options.program.empty()) {
     return Fail("--protocol mpqemu needs --client 'PROGRAM ARGS...' and -- PROGRAM ARGS...");

@@ -1,10 +1,10 @@
-#include "harness/scenario/words.h"
+#include "base/words.h"
 
 #include <utility>
 
 #include "base/options.h"
 
-namespace farside::scenario {
+namespace farside {
 
 Result<std::vector<std::string>> SplitWords(std::string_view text) {
   std::vector<std::string> words;
@@ -28,4 +28,4 @@ Result<std::vector<std::string>> SplitWords(std::string_view text) {
   return words;
 }
 
-}  // namespace farside::scenario
+}  // namespace farside

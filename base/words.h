@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 
-namespace farside::scenario {
+namespace farside {
 
 // Splits at blanks; '...' and "..." keep them. An Error for a quote that is not closed.
 Result<std::vector<std::string>> SplitWords(std::string_view text);
 
-}  // namespace farside::scenario
+}  // namespace farside
