@@ -39,6 +39,8 @@ class CpuClient final : public FdWatcher {
   void Request(const std::string& name, nlohmann::json arguments, std::span<const int> fds,
                Reply reply, uint64_t timeout_ns = kTimeoutNs);
 
+  bool open() const { return open_; }
+
   // Takes what has come already; for when the CPU process is known to have ended.
   void Drain();
 

@@ -70,18 +70,11 @@ Result<void> AddChannelArgs(const std::vector<ChannelWish>& wishes, const std::v
   }
   for (size_t i = used; i < wishes.size(); ++i) {
     const std::string& rid = wishes[i].rid;
-    const nlohmann::json object =
+    std::string text =
         wishes[i].protocol == Protocol::kVfioUser
-            ? nlohmann::json{{"qom-type", "x-vfio-user-server"},
-                             {"device", rid},
-                             {"type", "fd"},
-                             {"str", std::to_string(fds[i])}}
-            : nlohmann::json{
-                  {"qom-type", "x-remote-object"}, {"devid", rid}, {"fd", std::to_string(fds[i])}};
-    std::string text = object["qom-type"].get<std::string>() + ",id=server-" + rid;
-    for (const auto& [key, value] : object.items()) {
-      if (key != "qom-type") text += "," + key + "=" + value.get<std::string>();
-    }
+            ? fmt::format("x-vfio-user-server,id=server-{},device={},type=fd,str={}", rid, rid,
+                          fds[i])
+            : fmt::format("x-remote-object,id=server-{},devid={},fd={}", rid, rid, fds[i]);
     args->insert(args->end(), {"-object", std::move(text)});
   }
   return {};
