@@ -65,11 +65,14 @@ Result<void> ReadFarside(const Json& object, Capabilities* out) {
   if (found == object.end()) return {};
   std::optional<bool> interrupt;
   std::optional<bool> clock;
+  const Json device = found->is_object() ? found->value("device", Json()) : Json();
+  if (!device.is_null() && !device.is_string()) return WrongType("farside.device", "a text");
   if (!found->is_object() || !ReadBool(*found, "interrupt", &interrupt) ||
       !ReadBool(*found, "clock", &clock)) {
     return WrongType("farside", "an object with 'interrupt' and 'clock'");
   }
-  out->farside = Capabilities::Farside{interrupt.value_or(false), clock.value_or(false)};
+  out->farside = Capabilities::Farside{interrupt.value_or(false), clock.value_or(false), {}};
+  if (device.is_string()) out->farside->device = device;
   return {};
 }
 
@@ -129,6 +132,7 @@ std::string FormatCapabilities(const Capabilities& from) {
   }
   if (from.farside) {
     object["farside"] = {{"interrupt", from.farside->interrupt}, {"clock", from.farside->clock}};
+    if (from.farside->device) object["farside"]["device"] = *from.farside->device;
   }
   return Json{{"capabilities", object}}.dump();
 }
@@ -151,7 +155,9 @@ Capabilities Negotiate(const Capabilities& own, const Capabilities& theirs) {
   }
   if (own.farside && theirs.farside) {
     out.farside = Capabilities::Farside{own.farside->interrupt && theirs.farside->interrupt,
-                                        own.farside->clock && theirs.farside->clock};
+                                        own.farside->clock && theirs.farside->clock,
+                                        {}};
+    if (theirs.farside->device) out.farside->device = own.farside->device;
   }
   if (own.twin_socket && theirs.twin_socket && theirs.twin_socket->supported) {
     out.twin_socket = own.twin_socket;

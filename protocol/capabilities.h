@@ -26,6 +26,8 @@ struct Capabilities {
   struct Farside {
     bool interrupt = false;
     bool clock = false;
+    // The device's id: the one that the client expects, and the server's own.
+    std::optional<std::string> device;
   };
 
   std::optional<uint64_t> max_msg_fds;

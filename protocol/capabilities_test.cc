@@ -124,6 +124,9 @@ TEST(CapabilitiesTest, RefusesWrongTypesAndNamesTheKey) {
       {"twin_socket", "true"},
       {"twin_socket", R"({"supported":1})"},
       {"twin_socket", R"({"supported":true,"fd_index":4294967296})"},
+      {"farside", "true"},
+      {"farside", R"({"clock":1})"},
+      {"farside", R"({"device":7})"},
   };
   for (const auto& [key, value] : cases) {
     const auto caps =
@@ -159,6 +162,16 @@ TEST(CapabilitiesTest, RepliesNothingThatWasNotOffered) {
   EXPECT_EQ(FormatCapabilities(to_cloud_hypervisor),
             R"({"capabilities":{"max_data_xfer_size":1048576,"max_msg_fds":16,)"
             R"("migration":{"pgsize":4096}}})");
+}
+
+TEST(CapabilitiesTest, TellsTheDevicesIdToWhoAsksForOne) {
+  Capabilities server;
+  server.farside.emplace().device = "nvme0";
+  const auto asks = ParseCapabilities(R"({"capabilities":{"farside":{"device":"disk"}}})").value();
+  EXPECT_EQ(asks.farside->device, "disk");
+  EXPECT_EQ(Negotiate(server, asks).farside->device, "nvme0");
+  const auto other = ParseCapabilities(R"({"capabilities":{"farside":{"clock":true}}})").value();
+  EXPECT_FALSE(Negotiate(server, other).farside->device);
 }
 
 TEST(CapabilitiesTest, NegotiatesTheSmallerOfBoth) {

@@ -1,6 +1,7 @@
 // What the design needs and vfio-user lacks: extensions between Farside's own ends. Each is offered
 // by the client in VERSION ("farside": {"interrupt": true, "clock": true} among the capabilities)
-// and only then answered by the server; others never see them.
+// and only then answered by the server; others never see them. A client that gives "device", the id
+// it expects, is told the server's.
 #pragma once
 
 #include <cstdint>

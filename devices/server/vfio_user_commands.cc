@@ -30,7 +30,7 @@ Capabilities OwnCapabilities() {
           .migration =
               Capabilities::Migration{.pgsize = 4096, .max_bitmap_size = DirtyLog::kMaxPages / 8},
           .twin_socket = {},
-          .farside = Capabilities::Farside{.interrupt = true, .clock = true}};
+          .farside = Capabilities::Farside{.interrupt = true, .clock = true, .device = {}}};
 }
 
 }  // namespace
@@ -52,7 +52,9 @@ Result<void> VfioUserServer::Negotiate(Frame& frame, const VersionRequest& reque
   }
   const auto theirs = ParseCapabilities(request.json);
   if (!theirs) return tl::unexpected(theirs.error());
-  const Capabilities agreed = vfio_user::Negotiate(OwnCapabilities(), *theirs);
+  Capabilities own = OwnCapabilities();
+  own.farside->device = slot_.id();
+  const Capabilities agreed = vfio_user::Negotiate(own, *theirs);
   connection_->max_transfer = std::min<uint64_t>(
       kDefaultMaxDataXferSize, theirs->max_data_xfer_size.value_or(kDefaultMaxDataXferSize));
   connection_->max_reply_fds = std::min<size_t>(kMaxMessageFds, theirs->max_msg_fds.value_or(1));

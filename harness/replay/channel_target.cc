@@ -100,14 +100,15 @@ class ChannelTarget final : public Target {
   }
 
   Result<void> Negotiate() {
-    const Capabilities offer{.max_msg_fds = kMaxMessageFds,
-                             .max_data_xfer_size = kDefaultMaxDataXferSize,
-                             .max_dma_maps = {},
-                             .pgsizes = {},
-                             .write_multiple = {},
-                             .migration = {},
-                             .twin_socket = {},
-                             .farside = Capabilities::Farside{.interrupt = true, .clock = true}};
+    const Capabilities offer{
+        .max_msg_fds = kMaxMessageFds,
+        .max_data_xfer_size = kDefaultMaxDataXferSize,
+        .max_dma_maps = {},
+        .pgsizes = {},
+        .write_multiple = {},
+        .migration = {},
+        .twin_socket = {},
+        .farside = Capabilities::Farside{.interrupt = true, .clock = true, .device = {}}};
     const std::string json = FormatCapabilities(offer);
     std::vector<std::byte> payload(sizeof(Version) + json.size() + 1);
     Copy(payload, AsBytes(Version{.major = 0, .minor = 0}));

@@ -178,8 +178,9 @@ void CpuProcess::Send(const json& body) {
 void CpuProcess::ReadChannel() {
   auto message = channel_->Receive();
   if (!message) {
-    if (message.error().code == EAGAIN) return;
-    return Send({{"error", {{"desc", message.error().message}}}, {"id", nullptr}});
+    // A control process that sends no messages has made an error, and gets no answer to it.
+    if (message.error().code != EAGAIN) LogError("vmm-lite", "{}", message.error().message);
+    return;
   }
   if (!*message) {
     channel_watch_.Stop();

@@ -103,8 +103,17 @@ Result<void> PciProxy::Connect(UniqueFd socket) {
   } else {
     vfio_user::ClientOptions options;
     options.channel.timeout_ns = timeout_ns;
+    if (!config_.expect_id.empty()) {
+      options.capabilities.farside.emplace().device = config_.expect_id;
+    }
     auto client = vfio_user::VfioUserClient::Attach(std::move(socket), options, bus_master_.get());
     if (!client) return tl::unexpected(client.error());
+    const auto& theirs = (*client)->server_capabilities().farside;
+    if (!config_.expect_id.empty() && theirs && theirs->device &&
+        *theirs->device != config_.expect_id) {
+      return Fail("its process calls it '{}', not '{}': give both the same id", *theirs->device,
+                  config_.expect_id);
+    }
     client_ = std::move(*client);
   }
   irqs_ = std::make_unique<ProxyIrqs>(wiring_.vm, wiring_.intx, *client_);
