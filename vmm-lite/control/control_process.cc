@@ -108,11 +108,6 @@ Result<StartFds> OpenStartFds(const ControlOptions& options) {
     if (!fd) return tl::unexpected(fd.error());
     fds.Add(name, std::move(*fd));
   }
-  if (!options.trace.empty()) {
-    auto fd = OpenOutput("trace", options.trace);
-    if (!fd) return tl::unexpected(fd.error());
-    fds.Add("trace", std::move(*fd));
-  }
   if (!options.control_path.empty()) {
     auto fd = ListenUnix(options.control_path, SOCK_SEQPACKET);
     if (!fd) return tl::unexpected(fd.error());

@@ -202,13 +202,13 @@ TEST_F(ControlProcessTest, StartsInOrderAndPassesDescriptors) {
   std::getline(log, line);
   std::getline(log, line);
   ASSERT_TRUE(line.starts_with("start ")) << line;
-  EXPECT_THAT(line, HasSubstr("} file file socket"));
+  EXPECT_THAT(line, HasSubstr("} file socket"));
   const json start = json::parse(line.substr(6, line.rfind('}') - 5));
   EXPECT_EQ(start["memory"], 64 << 20);
   EXPECT_EQ(start["cpus"], 2);
   EXPECT_EQ(start["append"], "quiet");
   EXPECT_EQ(start["reboot"], true);
-  EXPECT_EQ(start["fds"], (json{{"kernel", 0}, {"trace", 1}, {"listener", 2}}));
+  EXPECT_EQ(start["fds"], (json{{"kernel", 0}, {"listener", 1}}));
   EXPECT_EQ(start["devices"],
             (json::array({{{"id", "rp0"}, {"kind", "root-port"}, {"bus", "pci.0"}}})));
   std::getline(log, line);
@@ -220,7 +220,8 @@ TEST_F(ControlProcessTest, StartsInOrderAndPassesDescriptors) {
   EXPECT_THAT(line, HasSubstr("} socket"));
   ASSERT_TRUE(Soon([&] { return !DevicePids().empty(); }));
   EXPECT_THAT(ReadFile(Path("devices")),
-              HasSubstr(" -one two 3 -object x-remote-object,id=server-b,devid=b,fd="));
+              HasSubstr(" -one two 3 -trace " + Path("trace") +
+                        " -object x-remote-object,id=server-b,devid=b,fd="));
 }
 
 TEST_F(ControlProcessTest, TheNumberOfTheSocketTakesItsPlace) {
@@ -257,7 +258,7 @@ TEST_F(ControlProcessTest, WhatCannotBeStartedIsASentenceAndStatus1) {
       {{"-kernel", kernel, "-process", "id=a,exec=no-such-program"}, "no program"},
       {{"-kernel", kernel, "-process", "id=a,exec=sleep,args=%FD%"}, "give as many"},
       {{"-kernel", kernel, "-device", "pci-proxy-dev,id=a,socket=77"}, "no stream socket"},
-      {{"-kernel", kernel, "-trace", Path("none/none")}, "can be written"},
+      {{"-kernel", kernel, "-trace", "t"}, "a trace is of one -process"},
       {{"-kernel", kernel, "-append", "refuse=start"}, "start is refused"},
       {{"-kernel", kernel, "-append", "refuse=cont"}, "cont is refused"},
       {{"-attach", Path("none")}, "is the server running?"},

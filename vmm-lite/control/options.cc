@@ -50,7 +50,7 @@ po::options_description Described() {
   add("qmp", text("unix:PATH"), "listen for QMP");
   add("control", text("unix:PATH"), "let another vmm-lite take over there with -attach");
   add("attach", text("PATH"), "take over a running machine; only -qmp may be given besides");
-  add("trace", text("FILE"), "record what crosses the devices' interfaces, for farside replay");
+  add("trace", text("FILE"), "the -process records all that its devices do there, for farside replay");
   add("no-reboot", "end when the guest resets");
   add("version", "print the version");
   add("help,h", "print this text");
@@ -250,6 +250,18 @@ Result<void> ReadAddresses(const po::variables_map& given, ControlOptions* line)
   return {};
 }
 
+// The taps are the device processes'.
+Result<void> PassTrace(const std::string& file, ControlOptions* line) {
+  if (file.empty()) return {};
+  if (line->processes.size() != 1) {
+    return Fail("-trace {}: a trace is of one -process, and there are {}: give each of them -trace "
+                "in its args",
+                Quote(file), line->processes.size());
+  }
+  line->processes[0].args.insert(line->processes[0].args.end(), {"-trace", file});
+  return {};
+}
+
 Result<void> Fill(const po::variables_map& given, ControlOptions* line) {
   const auto text = [&](const char* option, std::string fallback = "") {
     return given.count(option) != 0 ? given[option].as<std::string>() : std::move(fallback);
@@ -271,7 +283,6 @@ Result<void> Fill(const po::variables_map& given, ControlOptions* line) {
   line->initrd = text("initrd");
   line->bios = text("bios");
   line->append = text("append");
-  line->trace = text("trace");
   line->reboot = given.count("no-reboot") == 0;
   if (auto ok = Assign(ParseSerial(text("serial", "stdio")), &line->serial); !ok) return ok;
   if (auto ok = Assign(ParseMemory(text("m", "128M")), &line->memory); !ok) return ok;
@@ -282,6 +293,7 @@ Result<void> Fill(const po::variables_map& given, ControlOptions* line) {
   }
   line->cpus = *count;
   if (auto ok = ReadLists(given, line); !ok) return ok;
+  if (auto ok = PassTrace(text("trace"), line); !ok) return ok;
   if (auto ok = CheckReferences(line); !ok) return ok;
   return CheckBoot(*line);
 }

@@ -56,7 +56,6 @@ struct ControlOptions {
   std::string qmp_path;      // Empty: no QMP.
   std::string control_path;  // Empty: no other control process can take over.
   std::string attach_path;   // Not empty: take over a running machine.
-  std::string trace;
   SerialOptions serial;
   bool reboot = true;
   bool help = false;

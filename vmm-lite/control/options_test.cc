@@ -25,7 +25,6 @@ TEST(ControlOptionsTest, ReadsAWholeMachine) {
              "-serial",   "file:out",
              "-qmp",      "unix:/run/q,server=on,wait=off",
              "-control",  "unix:/run/c",
-             "-trace",    "t.pcapng",
              "-no-reboot"});
   ASSERT_TRUE(line) << line.error().message;
   EXPECT_EQ(line->kernel, "bzImage");
