@@ -301,6 +301,8 @@ Result<void> Differ::UnmaskInterrupts() {
     if (auto read = ReadStatus(&a, &b); !read) return read;
     if (i != 1) Nap(kNapNs / 2);
   }
+  // One of the lines may be stuck: looked at before the next event hides it.
+  if (a_.IntxSignalled() != b_.IntxSignalled()) owed_ = std::max(owed_, Work::kQuick);
   return {};
 }
 

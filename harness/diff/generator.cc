@@ -54,6 +54,7 @@ void Generator::Refill() {
   }
   if (event.kind == Event::Kind::kWrite && !lawful_.Adapt(&event)) return;
   fresh_ = event.kind == Event::Kind::kReset;
+  workload_->Prepare(event, &queue_);
   workload_->OnOther(event);
   queue_.push_back(std::move(event));
 }

@@ -52,6 +52,8 @@ class Workload {
   virtual ~Workload() = default;
   // Adds the next piece.
   virtual void Next(std::vector<Event>* out) = 0;
+  // Another event is about to go to the device: adds what a driver does first.
+  virtual void Prepare(const Event&, std::vector<Event>*) {}
   // Another event went to the device in between.
   virtual void OnOther(const Event& event) = 0;
 };

@@ -97,7 +97,9 @@ constexpr MemoryField kFields[] = {
 };
 
 constexpr std::string_view kOddWrites = "Odd writes";
-constexpr std::string_view kOperations[] = {kOddWrites, kFewQueues, kSetOtherFeatures};
+constexpr std::string_view kStrayDoorbells = "Stray doorbells";
+constexpr std::string_view kOperations[] = {kOddWrites, kStrayDoorbells, kFewQueues,
+                                            kSetOtherFeatures, kErrorLog};
 
 class Nvme final : public Model {
  public:
@@ -138,9 +140,12 @@ class Nvme final : public Model {
 
   std::span<const std::string_view> operations() const override { return kOperations; }
   bool IsOf(std::string_view operation, const Event& event) const override {
-    if (operation != kOddWrites || event.kind != Event::Kind::kWrite || event.region != kBar) {
-      return false;
+    if (event.kind != Event::Kind::kWrite || event.region != kBar) return false;
+    if (operation == kStrayDoorbells) {
+      // Of queues that the workload may have made.
+      return event.Touches(kBar, nvme::kDoorbellBase, NvmeWorkload::kDoorbellsSize);
     }
+    if (operation != kOddWrites) return false;
     const RegisterDef* row = Find(kBar, event.offset);
     const bool whole = row != nullptr && row->offset == event.offset && row->width == event.size;
     return !whole && (event.size != 4 || event.offset % 4 != 0);

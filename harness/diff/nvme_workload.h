@@ -36,6 +36,7 @@ inline constexpr uint64_t kSize = 0x30000;
 // Operations that rows may keep out.
 inline constexpr std::string_view kFewQueues = "Few queues";
 inline constexpr std::string_view kSetOtherFeatures = "Set other features";
+inline constexpr std::string_view kErrorLog = "Error log";
 
 // Enables the controller, makes I/O queues, sends a command at a time, and awaits its completion
 // entry, as long as nothing came in between that makes completions doubtful.
@@ -43,12 +44,16 @@ class NvmeWorkload final : public Workload {
  public:
   static constexpr uint32_t kQueues = 3;  // The admin pair and two more.
 
+  static constexpr uint64_t kDoorbellsSize = kQueues * 2 * 4;  // In bytes, of those.
+
   NvmeWorkload(uint64_t seed, const Lawful& lawful)
       : random_(seed),
         ask_for_all_(lawful.Avoids(kFewQueues)),
-        set_few_(lawful.Avoids(kSetOtherFeatures)) {}
+        set_few_(lawful.Avoids(kSetOtherFeatures)),
+        read_errors_(!lawful.Avoids(kErrorLog)) {}
 
   void Next(std::vector<Event>* out) override;
+  void Prepare(const Event& event, std::vector<Event>* out) override;
   void OnOther(const Event& event) override;
 
  private:
@@ -67,6 +72,7 @@ class NvmeWorkload final : public Workload {
   void DeletePair(uint32_t queue, std::vector<Event>* out);
   void Submit(uint32_t queue, nvme::Sqe sqe, std::vector<Event>* out);
   void Consume(uint32_t queue, std::vector<Event>* out);
+  void ConsumeAll(std::vector<Event>* out);
   void Admin(std::vector<Event>* out);
   void IdentifySomething(std::vector<Event>* out);
   void Features(std::vector<Event>* out);
@@ -79,6 +85,7 @@ class NvmeWorkload final : public Workload {
   Random random_;
   const bool ask_for_all_;  // Of the queues.
   const bool set_few_;      // Features, that all controllers let be set.
+  const bool read_errors_;  // The log of them.
   bool running_ = false;    // As far as can be told.
   std::array<Pair, kQueues> pairs_{};
   uint16_t cid_ = 0;
