@@ -99,7 +99,7 @@ constexpr MemoryField kFields[] = {
 constexpr std::string_view kOddWrites = "Odd writes";
 constexpr std::string_view kStrayDoorbells = "Stray doorbells";
 constexpr std::string_view kOperations[] = {kOddWrites, kStrayDoorbells, kFewQueues,
-                                            kSetOtherFeatures, kErrorLog};
+                                            kSetOtherFeatures, kMakersLogs};
 
 class Nvme final : public Model {
  public:

@@ -1,6 +1,7 @@
 #include "harness/diff/nvme_workload.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "devices/nvme/registers.h"
 
@@ -19,6 +20,7 @@ using namespace nvme_memory;  // NOLINT: this file is about them.
 
 constexpr uint32_t kBar = nvme::kRegisterBar;
 constexpr uint32_t kEnable = nvme::kCcEn | nvme::kSqeShift << 16 | nvme::kCqeShift << 20;
+constexpr uint32_t kTemperature = 0x157;  // The threshold, in kelvins.
 constexpr uint32_t kBlockSize = 512;
 constexpr uint32_t kMaxBlocks = 24;  // Of one command: three pages, so that PRP lists are needed.
 constexpr uint64_t kDiskBlocks = 4096;  // That the disk has, at least.
@@ -97,6 +99,19 @@ void NvmeWorkload::Enable(std::vector<Event>* out) {
   pairs_ = {};
   pairs_[0].size = size;
   running_ = true;
+  // What a reset makes of them is their default (section 7.8), but QEMU 7.2 keeps some.
+  constexpr std::pair<FeatureId, uint32_t> kDefaults[] = {
+      {FeatureId::kErrorRecovery, 0},
+      {FeatureId::kVolatileWriteCache, 1},
+      {FeatureId::kAsyncEventConfiguration, 0},
+      {FeatureId::kTemperatureThreshold, kTemperature}};
+  for (const auto& [id, value] : kDefaults) {
+    Submit(0,
+           {.opcode = static_cast<uint8_t>(AdminOpcode::kSetFeatures),
+            .cdw10 = static_cast<uint32_t>(id),
+            .cdw11 = value},
+           out);
+  }
 }
 
 void NvmeWorkload::Submit(uint32_t queue, Sqe sqe, std::vector<Event>* out) {
@@ -184,10 +199,10 @@ void NvmeWorkload::Admin(std::vector<Event>* out) {
       return Features(out);
     case 6: {
       constexpr LogId kLogs[] = {LogId::kFirmwareSlots, LogId::kChangedNamespaces,
-                                 LogId::kCommandEffects, LogId::kErrors};
+                                 LogId::kCommandEffects, LogId::kErrors};  // The maker's last.
       const auto words = static_cast<uint32_t>(1 + random_.Below(128));
       const auto id =
-          static_cast<uint32_t>(kLogs[random_.Below(std::size(kLogs) - (read_errors_ ? 0 : 1))]);
+          static_cast<uint32_t>(kLogs[random_.Below(std::size(kLogs) - (read_all_logs_ ? 0 : 2))]);
       return Submit(0,
                     {.opcode = static_cast<uint8_t>(AdminOpcode::kGetLogPage),
                      .nsid = nvme::kAllNamespaces,

@@ -36,7 +36,7 @@ inline constexpr uint64_t kSize = 0x30000;
 // Operations that rows may keep out.
 inline constexpr std::string_view kFewQueues = "Few queues";
 inline constexpr std::string_view kSetOtherFeatures = "Set other features";
-inline constexpr std::string_view kErrorLog = "Error log";
+inline constexpr std::string_view kMakersLogs = "Error and effects logs";
 
 // Enables the controller, makes I/O queues, sends a command at a time, and awaits its completion
 // entry, as long as nothing came in between that makes completions doubtful.
@@ -50,7 +50,7 @@ class NvmeWorkload final : public Workload {
       : random_(seed),
         ask_for_all_(lawful.Avoids(kFewQueues)),
         set_few_(lawful.Avoids(kSetOtherFeatures)),
-        read_errors_(!lawful.Avoids(kErrorLog)) {}
+        read_all_logs_(!lawful.Avoids(kMakersLogs)) {}
 
   void Next(std::vector<Event>* out) override;
   void Prepare(const Event& event, std::vector<Event>* out) override;
@@ -85,8 +85,8 @@ class NvmeWorkload final : public Workload {
   Random random_;
   const bool ask_for_all_;  // Of the queues.
   const bool set_few_;      // Features, that all controllers let be set.
-  const bool read_errors_;  // The log of them.
-  bool running_ = false;    // As far as can be told.
+  const bool read_all_logs_;
+  bool running_ = false;  // As far as can be told.
   std::array<Pair, kQueues> pairs_{};
   uint16_t cid_ = 0;
 };
