@@ -88,6 +88,7 @@ Outcome Controller::CreateCq(const Sqe& sqe) {
                            .size = fields.size,
                            .interrupts = (sqe.cdw11 >> 1 & 1) != 0,
                            .vector = static_cast<uint16_t>(fields.upper)};
+  queues_.io_created = true;
   return {};
 }
 
@@ -193,7 +194,7 @@ Task<Outcome> Controller::GetLogPage(Command& command) {
 // Section 5.21.
 Task<Outcome> Controller::SetFeatures(Command& command) {
   const Sqe& sqe = command.sqe;
-  const Outcome outcome = features_.Set(sqe, queues_.HasIoQueues());
+  const Outcome outcome = features_.Set(sqe, queues_.io_created);
   if (outcome.status != Status::kSuccess) co_return outcome;
   switch (FeatureId{static_cast<uint8_t>(sqe.cdw10)}) {
     case FeatureId::kTimestamp: {

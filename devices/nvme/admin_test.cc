@@ -256,6 +256,10 @@ TEST_P(AdminTest, NumberOfQueuesIsSettledBeforeTheFirst) {
   EXPECT_EQ(Admin(CreateSqCommand(3, base, 8, 3)), Status::kInvalidQueueId);
   EXPECT_EQ(Admin(SetFeatureCommand(FeatureId::kNumberOfQueues, 0)), Status::kCommandSequenceError);
   EXPECT_EQ(Admin(DeleteCommand(AdminOpcode::kDeleteCq, 3)), Status::kSuccess);
+  EXPECT_EQ(Admin(SetFeatureCommand(FeatureId::kNumberOfQueues, 0)), Status::kCommandSequenceError)
+      << "there was one";
+  ASSERT_TRUE(driver().Disable());
+  ASSERT_TRUE(driver().Enable());
   cqe = driver().Run(0, SetFeatureCommand(FeatureId::kNumberOfQueues, 0xfffe'fffe));
   EXPECT_EQ(cqe.dw0, 63u | 63u << 16) << "no more than there are";
   for (const uint32_t value : {0xffffu, 0xffff'0000u}) {

@@ -55,7 +55,7 @@ void Features::Reset(uint64_t now_ns) {
   timestamp_from_host_ = false;
 }
 
-Outcome Features::Set(const Sqe& sqe, bool has_io_queues) {
+Outcome Features::Set(const Sqe& sqe, bool io_created) {
   const auto id = FeatureId{static_cast<uint8_t>(sqe.cdw10)};
   if (!IsKnown(id)) return Failed(Status::kInvalidField);
   if ((sqe.cdw10 & kSave) != 0) return Failed(Status::kFeatureNotSaveable);
@@ -69,8 +69,8 @@ Outcome Features::Set(const Sqe& sqe, bool has_io_queues) {
   }
   switch (id) {
     case FeatureId::kNumberOfQueues:
-      // Section 5.21.1.7: only before the first I/O queue is created.
-      if (has_io_queues) return Failed(Status::kCommandSequenceError);
+      // Section 5.21.1.7: not after any I/O queue was created, even if it is gone again.
+      if (io_created) return Failed(Status::kCommandSequenceError);
       return SetNumberOfQueues(sqe.cdw11);
     case FeatureId::kTemperatureThreshold:
       return SetTemperatureThreshold(sqe.cdw11);

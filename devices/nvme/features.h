@@ -53,8 +53,8 @@ class Features {
   void Reset(uint64_t now_ns);
 
   // Whole commands, but for the data of Timestamp, which SetTimestamp and Timestamp take and give.
-  // `has_io_queues`: their number is settled.
-  Outcome Set(const Sqe& sqe, bool has_io_queues);
+  // `io_created`: there was an I/O queue since the reset, so their number is settled.
+  Outcome Set(const Sqe& sqe, bool io_created);
   Outcome Get(const Sqe& sqe) const;
 
   void SetTimestamp(ConstBytes data, uint64_t now_ns);

@@ -47,6 +47,7 @@ bool QueueSet::HasIoQueues() const {
 void QueueSet::Clear() {
   std::ranges::fill(sq, SubmissionQueue{});
   std::ranges::fill(cq, CompletionQueue{});
+  io_created = false;
 }
 
 }  // namespace farside::nvme

@@ -78,10 +78,12 @@ struct QueueSet {
   bool CqInUse(uint32_t cqid) const;
   // True when there is a queue besides the admin queues.
   bool HasIoQueues() const;
+  // As after a controller reset.
   void Clear();
 
   std::vector<SubmissionQueue> sq;
   std::vector<CompletionQueue> cq;
+  bool io_created = false;  // An I/O queue, which may be deleted by now.
 };
 
 }  // namespace farside::nvme

@@ -1,10 +1,11 @@
-// Saved state. Sections, all version 1, integers little-endian, in this order:
+// Saved state. Sections, all version 1 but nvme.queues, integers little-endian, in this order:
 //
 //   nvme.registers  u8 phase, u32 number of rows, then a u64 for each row of kRegisters
 //   nvme.queues     u32 n, then for each completion queue: u16 id, u64 base, u32 size, u32 head,
 //                   u32 tail, u8 phase tag, u8 interrupts, u16 vector; u32 n, then for each
 //                   submission queue: u16 id, u64 base, u32 size, u32 tail, u64 fetched,
-//                   u64 reported, u16 cqid
+//                   u64 reported, u16 cqid; since version 2: u8 an I/O queue was created since
+//                   the controller's reset (before that: one is there)
 //   nvme.commands   u32 n, then for each command, oldest first: u8 state, u16 sqid, u64 sequence,
 //                   SQE, CQE, u32 completion queue index; u32 n, then for each waiting event
 //                   request: u16 cid, u64 sequence; u8 pending events, u8 masked event types
@@ -24,6 +25,7 @@ namespace farside::nvme {
 namespace {
 
 constexpr uint16_t kStateVersion = 1;
+constexpr uint16_t kQueuesVersion = 2;
 constexpr uint64_t kMaxSequence = uint64_t{1} << 62;  // Counters never wrap in a device's life.
 
 // In the order of fetching.
@@ -81,7 +83,7 @@ void Controller::SaveModel(StateWriter& out) const {
 
 void Controller::SaveQueues(StateWriter& out) const {
   const auto exists = [](const auto& queue) { return queue.exists(); };
-  out.Section("nvme.queues", kStateVersion);
+  out.Section("nvme.queues", kQueuesVersion);
   out.Put(static_cast<uint32_t>(std::ranges::count_if(queues_.cq, exists)));
   for (size_t id = 0; id < queues_.cq.size(); ++id) {
     const CompletionQueue& cq = queues_.cq[id];
@@ -107,6 +109,7 @@ void Controller::SaveQueues(StateWriter& out) const {
     out.Put(sq.reported);
     out.Put(sq.cqid);
   }
+  out.Put(static_cast<uint8_t>(queues_.io_created));
 }
 
 void Controller::SaveCommands(StateWriter& out) const {
@@ -199,7 +202,8 @@ Result<void> Controller::LoadRegisters(StateReader& in, Loaded& loaded) const {
 }
 
 Result<void> Controller::LoadQueues(StateReader& in, Loaded& loaded) const {
-  if (auto result = Open(in, "nvme.queues"); !result) return result;
+  const auto version = in.Section("nvme.queues", kQueuesVersion);
+  if (!version) return tl::unexpected(version.error());
   const auto damaged = [](std::string_view kind, uint32_t id) {
     return Fail("the saved {} queue {} is not one that a driver can create", kind, id);
   };
@@ -237,9 +241,12 @@ Result<void> Controller::LoadQueues(StateReader& in, Loaded& loaded) const {
     }
     loaded.queues.sq[id] = sq;
   }
+  const bool has_io = loaded.queues.HasIoQueues();
+  const bool io_created = *version >= 2 ? in.Get<uint8_t>() != 0 : has_io;
+  loaded.queues.io_created = io_created;
   const bool may_have_queues = loaded.phase == Phase::kRunning || loaded.phase == Phase::kFatal;
   const bool has_admin = loaded.queues.HasSq(0) && loaded.queues.HasCq(0);
-  if ((!may_have_queues && cq_count + sq_count != 0) ||
+  if ((!may_have_queues && (cq_count + sq_count != 0 || io_created)) || (has_io && !io_created) ||
       (loaded.phase == Phase::kRunning && !has_admin)) {
     return Fail("the saved queues contradict the saved phase: the state is damaged");
   }

@@ -162,6 +162,16 @@ TEST_P(StateTest, ADeadControllerStaysDead) {
   ASSERT_TRUE(driver().Disable());
 }
 
+TEST_P(StateTest, ThatThereWereQueuesIsKept) {
+  EnableWithQueue();
+  for (const AdminOpcode opcode : {AdminOpcode::kDeleteSq, AdminOpcode::kDeleteCq}) {
+    ASSERT_EQ(driver().RunStatus(0, DeleteCommand(opcode, 1)), Status::kSuccess);
+  }
+  Migrate();
+  const Sqe set = SetFeatureCommand(FeatureId::kNumberOfQueues, 0);
+  EXPECT_EQ(driver().RunStatus(0, set), Status::kCommandSequenceError);
+}
+
 TEST_P(StateTest, AStateOfOtherOptionsIsRefused) {
   MakeBusy();
   const auto state = machine().Save(controller());
@@ -194,6 +204,20 @@ std::vector<std::byte> WithSection(ConstBytes state, std::string_view name,
     at = size_at + 4 + size;
   }
   return out;
+}
+
+TEST_P(StateTest, OfBeforeIoCreatedWasSavedTheQueuesThatAreThereTell) {
+  EnableWithQueue();
+  auto state = WithSection(machine().Save(controller()), "nvme.queues",
+                           [](std::vector<std::byte>& payload) { payload.pop_back(); });
+  constexpr std::string_view kName = "nvme.queues";
+  const std::string_view text(reinterpret_cast<const char*>(state.data()), state.size());
+  StoreLe(Bytes(state).subspan(text.find(kName) + kName.size() + 1), uint16_t{1});
+  machine().Replace();
+  const auto loaded = machine().Load(controller(), state);
+  ASSERT_TRUE(loaded) << loaded.error().message;
+  const Sqe set = SetFeatureCommand(FeatureId::kNumberOfQueues, 0);
+  EXPECT_EQ(driver().RunStatus(0, set), Status::kCommandSequenceError);
 }
 
 // Where the model's own sections begin: header, then the section "pci" with configuration space and
@@ -293,6 +317,8 @@ TEST_P(StateTest, StatesThatContradictThemselvesAreRefused) {
               HasSubstr("completion queue 0"));
   EXPECT_THAT(error("nvme.queues", [&](Payload& p) { poke(p, kSq0 + 26, uint64_t{1} << 40); }),
               HasSubstr("submission queue 0"));
+  EXPECT_THAT(error("nvme.queues", [](Payload& p) { p.back() = std::byte{0}; }),
+              HasSubstr("queues contradict"));
   EXPECT_THAT(error("nvme.commands", [&](Payload& p) { poke(p, 4, uint8_t{7}); }),
               HasSubstr("entry that is not its own"));
   EXPECT_THAT(error("nvme.commands", [&](Payload& p) { poke(p, 4 + 1, uint16_t{2}); }),
