@@ -338,12 +338,17 @@ Result<void> Differ::Await(const Event& event) {
   bool by_a = false;
   bool by_b = false;
   uint64_t nap = 0;
+  const bool of_memory = event.kind == Kind::kAwaitMemory;
+  bool& in_vain = of_memory ? memory_in_vain_ : in_vain_;
+  const uint64_t patience = in_vain     ? kInVainNs
+                            : of_memory ? options_.settle_ns
+                                        : options_.await_ns;
   for (;;) {
     const auto fulfilled = IsFulfilled(event, &by_a, &by_b);
     if (!fulfilled) return tl::unexpected(fulfilled.error());
     if (*fulfilled) break;
     const uint64_t waited = clock_.now_ns() - start;
-    if (!by_a && !by_b && waited > (in_vain_ ? kInVainNs : options_.await_ns)) break;
+    if (!by_a && !by_b && waited > patience) break;
     if (by_a != by_b && waited > options_.settle_ns) {
       const auto text = [](bool by) { return by ? "came" : "did not come"; };
       Diverge(current_,
@@ -357,9 +362,9 @@ Result<void> Differ::Await(const Event& event) {
     if (nap != 0) Nap(nap);
     if (waited > kNapNs) nap = std::min(nap == 0 ? kNapNs / 2 : 2 * nap, kMaxNapNs);
   }
-  in_vain_ = !by_a;
-  if (in_vain_) ++result_.unfulfilled;
-  return Settle(in_vain_ ? kLongRounds : 1);
+  in_vain = !by_a;
+  if (in_vain) ++result_.unfulfilled;
+  return Settle(in_vain ? kLongRounds : 1);
 }
 
 Result<void> Differ::CopyMemory() {

@@ -18,7 +18,8 @@ namespace farside::diff {
 struct DiffOptions {
   // How long one side may lag behind the other.
   uint64_t settle_ns = 2'000'000'000;
-  // How long both may leave something undone that is awaited; then they go on as they are.
+  // How long both may leave a register undone that is awaited; then they go on as they are. What is
+  // awaited in memory comes of a disk: settle_ns.
   uint64_t await_ns = 200'000'000;
 };
 
@@ -108,10 +109,11 @@ class Differ {
   Side& b_;
   Comparator comparator_;
   std::vector<Pending> pending_;
-  Work owed_ = Work::kNone;  // Of the events since the last quiet point.
-  uint64_t current_ = 0;     // The event's number.
-  bool in_vain_ = false;     // The last Await was.
-  uint32_t vectors_ = 0;     // Of MSI-X, on both sides.
+  Work owed_ = Work::kNone;      // Of the events since the last quiet point.
+  uint64_t current_ = 0;         // The event's number.
+  bool in_vain_ = false;         // The last Await was.
+  bool memory_in_vain_ = false;  // The last one of memory was.
+  uint32_t vectors_ = 0;         // Of MSI-X, on both sides.
   DiffResult result_;
 };
 
