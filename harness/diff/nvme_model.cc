@@ -98,8 +98,9 @@ constexpr MemoryField kFields[] = {
 
 constexpr std::string_view kOddWrites = "Odd writes";
 constexpr std::string_view kStrayDoorbells = "Stray doorbells";
-constexpr std::string_view kOperations[] = {kOddWrites, kStrayDoorbells, kFewQueues,
-                                            kSetOtherFeatures, kMakersLogs};
+constexpr std::string_view kOperations[] = {kOddWrites,        kStrayDoorbells, kFewQueues,
+                                            kSetOtherFeatures, kMakersLogs,     kDataSetsBeyond,
+                                            kAbortsOfNoQueue};
 
 class Nvme final : public Model {
  public:

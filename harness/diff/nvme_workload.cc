@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "devices/core/pci_registers.h"
 #include "devices/nvme/registers.h"
 
 namespace farside::diff {
@@ -55,7 +56,12 @@ void NvmeWorkload::Prepare(const Event& event, std::vector<Event>* out) {
   const bool may_reset =
       event.kind == Event::Kind::kReset ||
       (event.kind == Event::Kind::kWrite && event.Touches(kBar, RegisterAt(nvme::kCc), 4));
-  if (may_reset) ConsumeAll(out);
+  // QEMU 7.2's remote machine maps all four pins to one line and counts it up for each of them when
+  // INTx Disable is cleared while it is up, but down once only: it then stays up for good.
+  const bool may_enable_intx = event.kind == Event::Kind::kWrite &&
+                               event.Touches(kConfigRegion, pci::kCommand, 2) &&
+                               (event.value & pci::kCommandIntxDisable) == 0;
+  if (may_reset || may_enable_intx) ConsumeAll(out);
 }
 
 void NvmeWorkload::OnOther(const Event& event) {
@@ -99,7 +105,8 @@ void NvmeWorkload::Enable(std::vector<Event>* out) {
   pairs_ = {};
   pairs_[0].size = size;
   running_ = true;
-  // What a reset makes of them is their default (section 7.8), but QEMU 7.2 keeps some.
+  // Section 5.21.1: none of them is persistent across a reset, but QEMU 7.2 keeps all four, over a
+  // controller reset and over a function's.
   constexpr std::pair<FeatureId, uint32_t> kDefaults[] = {
       {FeatureId::kErrorRecovery, 0},
       {FeatureId::kVolatileWriteCache, 1},
@@ -212,7 +219,8 @@ void NvmeWorkload::Admin(std::vector<Event>* out) {
     }
     default:
       if (random_.OneIn(2)) {
-        const auto of = static_cast<uint32_t>(random_.Below(3));
+        auto of = static_cast<uint32_t>(random_.Below(kQueues));
+        if (pairs_[of].size == 0 && !abort_of_no_queue_) of = 0;
         return Submit(0,
                       {.opcode = static_cast<uint8_t>(AdminOpcode::kAbort),
                        .cdw10 = uint32_t{cid_} << 16 | of},
@@ -298,7 +306,9 @@ void NvmeWorkload::Io(uint32_t queue, std::vector<Event>* out) {
   Sqe sqe{.opcode = static_cast<uint8_t>(opcode), .nsid = nvme::kNamespaceId};
   if (random_.OneIn(40)) sqe.nsid = WrongNamespace();
   const auto blocks = static_cast<uint32_t>(1 + random_.Below(kMaxBlocks));
-  const uint64_t slba = random_.OneIn(30) ? random_.Next() : random_.Below(kDiskBlocks - blocks);
+  const bool beyond = opcode != IoOpcode::kDatasetManagement || name_data_sets_beyond_;
+  const uint64_t slba =
+      random_.OneIn(30) && beyond ? random_.Next() : random_.Below(kDiskBlocks - blocks);
   if (opcode == IoOpcode::kDatasetManagement) {
     const nvme::DsmRange range{.attributes = 0, .blocks = blocks, .first_block = slba};
     out->push_back(WriteMemory(kRanges, AsBytes(range)));

@@ -37,6 +37,8 @@ inline constexpr uint64_t kSize = 0x30000;
 inline constexpr std::string_view kFewQueues = "Few queues";
 inline constexpr std::string_view kSetOtherFeatures = "Set other features";
 inline constexpr std::string_view kMakersLogs = "Error and effects logs";
+inline constexpr std::string_view kDataSetsBeyond = "Data sets beyond the end";
+inline constexpr std::string_view kAbortsOfNoQueue = "Aborts of no queue";
 
 // Enables the controller, makes I/O queues, sends a command at a time, and awaits its completion
 // entry, as long as nothing came in between that makes completions doubtful.
@@ -50,7 +52,9 @@ class NvmeWorkload final : public Workload {
       : random_(seed),
         ask_for_all_(lawful.Avoids(kFewQueues)),
         set_few_(lawful.Avoids(kSetOtherFeatures)),
-        read_all_logs_(!lawful.Avoids(kMakersLogs)) {}
+        read_all_logs_(!lawful.Avoids(kMakersLogs)),
+        name_data_sets_beyond_(!lawful.Avoids(kDataSetsBeyond)),
+        abort_of_no_queue_(!lawful.Avoids(kAbortsOfNoQueue)) {}
 
   void Next(std::vector<Event>* out) override;
   void Prepare(const Event& event, std::vector<Event>* out) override;
@@ -86,6 +90,8 @@ class NvmeWorkload final : public Workload {
   const bool ask_for_all_;  // Of the queues.
   const bool set_few_;      // Features, that all controllers let be set.
   const bool read_all_logs_;
+  const bool name_data_sets_beyond_;
+  const bool abort_of_no_queue_;
   bool running_ = false;  // As far as can be told.
   std::array<Pair, kQueues> pairs_{};
   uint16_t cid_ = 0;
