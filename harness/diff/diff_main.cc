@@ -247,6 +247,10 @@ void PrintOutcome(const Comparison& comparison, const Outcome& outcome) {
       "  compared {} of {} register bits, {} are masked by {} lawful rows; {} bits of answers\n",
       outcome.compared_bits, RegisterBits(comparison.model), comparison.lawful.masked_bits(),
       comparison.lawful.rows(), outcome.bits_of_reads);
+  if (const auto& lawful = comparison.lawful; lawful.unwritten_bits() != 0) {
+    fmt::print("  {} bits are never set by random traffic, {} of places without a register left out\n",
+               lawful.unwritten_bits(), lawful.reserved_bits());
+  }
   if (outcome.lawful_bits + outcome.lawful_bytes != 0) {
     fmt::print("  lawful: {} bits of answers and {} bytes of memory differed\n",
                outcome.lawful_bits, outcome.lawful_bytes);
@@ -285,6 +289,8 @@ nlohmann::json JsonOf(const Comparison& comparison, const Outcome& outcome) {
                          {"register_bits", RegisterBits(comparison.model)},
                          {"compared_bits", outcome.compared_bits},
                          {"masked_bits", comparison.lawful.masked_bits()},
+                         {"unwritten_bits", comparison.lawful.unwritten_bits()},
+                         {"reserved_bits", comparison.lawful.reserved_bits()},
                          {"bits_of_answers", outcome.bits_of_reads},
                          {"lawful_bits", outcome.lawful_bits},
                          {"lawful_bytes", outcome.lawful_bytes},

@@ -54,12 +54,6 @@ Result<uint64_t> ParseBits(const json* bits, uint64_t all) {
   return *number;
 }
 
-uint64_t CountBits(const std::map<std::pair<uint32_t, uint64_t>, uint8_t>& masks) {
-  uint64_t bits = 0;
-  for (const auto& [place, mask] : masks) bits += static_cast<uint64_t>(std::popcount(mask));
-  return bits;
-}
-
 Result<void> CheckShare(std::string_view of, uint64_t masked, uint64_t total) {
   const double share =
       static_cast<double>(masked) / static_cast<double>(std::max<uint64_t>(total, 1));
@@ -203,6 +197,12 @@ Result<void> Lawful::CheckShares(const Model& model) {
     return checked;
   }
   return CheckShare("fields in memory", CountBits(memory_), MemoryBits(model));
+}
+
+uint64_t Lawful::CountBits(const Masks& masks) {
+  uint64_t bits = 0;
+  for (const auto& [place, mask] : masks) bits += static_cast<uint64_t>(std::popcount(mask));
+  return bits;
 }
 
 Result<Lawful> Lawful::Parse(const Model& model, const std::string& name, const json& document) {

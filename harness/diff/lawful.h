@@ -48,9 +48,14 @@ class Lawful {
 
   size_t rows() const { return rows_; }
   uint64_t masked_bits() const { return masked_bits_; }  // Of registers.
+  // Of registers, those that random traffic never sets, and those of places without a register:
+  // nothing is compared there, though nothing is masked.
+  uint64_t unwritten_bits() const { return CountBits(writes_); }
+  uint64_t reserved_bits() const { return CountBits(reserved_); }
 
  private:
   using Masks = std::map<std::pair<uint32_t, uint64_t>, uint8_t>;
+  static uint64_t CountBits(const Masks& masks);
   uint8_t Find(const Masks& masks, uint32_t region, uint64_t offset) const {
     const auto repeats = repeats_.find(region);
     if (&masks != &memory_ && repeats != repeats_.end()) offset %= repeats->second;
