@@ -3,6 +3,7 @@
 namespace tiny {
 
 InterruptCount interrupts[256];
+uint64_t patience = 5000;
 
 namespace {
 

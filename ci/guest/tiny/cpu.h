@@ -80,11 +80,11 @@ void Print(Parts... parts) {
 bool CalibrateTsc();
 uint64_t TscPerMillisecond();
 
-constexpr uint64_t kPatience = 5000;  // ms that something may take that must happen
-constexpr uint64_t kQuiet = 20;       // ms without something that must not happen
+extern uint64_t patience;        // ms that something may take that must happen
+constexpr uint64_t kQuiet = 20;  // ms without something that must not happen
 
 template <typename Condition>
-bool WaitFor(Condition condition, uint64_t milliseconds = kPatience) {
+bool WaitFor(Condition condition, uint64_t milliseconds = patience) {
   const uint64_t end = Tsc() + milliseconds * TscPerMillisecond();
   while (!condition()) {
     if (Tsc() > end) return condition();

@@ -43,6 +43,11 @@ bool IsWanted(const char* name) {
 extern "C" [[noreturn]] void GuestMain(const StartInfo* info) {
   if (info->command_line != 0) command_line = reinterpret_cast<const char*>(info->command_line);
   if (FindWord("exit=debug") != nullptr) SetExitPort(0x501);
+  if (const char* digits = FindWord("patience="); digits != nullptr) {
+    for (patience = 0; *digits >= '0' && *digits <= '9'; digits++) {
+      patience = 10 * patience + static_cast<uint64_t>(*digits - '0');
+    }
+  }
   Print("TAP version 13");
   SetUpInterrupts();
   const bool calibrated = CalibrateTsc();

@@ -9,6 +9,7 @@
 
         .section .text.start, "ax"
         .code32
+        .globl  Start32
 Start32:
         cli
         cld

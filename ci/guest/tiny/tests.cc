@@ -11,9 +11,16 @@ Bench::Bench(uint64_t rsdp) : ecam(FindEcam(rsdp)) {
     const uint32_t id = uint32_t{at.vendor} << 16 | at.device;
     Print("# ", Hex{id}, " at ", at.bus, ":", at.slot, ".", at.function, " class ",
           Hex{at.class_code});
-    if (at.class_code == 0x01'0802 && disk_count < 4) disks[disk_count++].Attach(at);
     if (id == 0x1000'0012) lsi = &at;
     if (id == 0x8086'7000) isa_bridge = &at;
+  }
+  // The first disk is not behind a bridge if any isn't: it has all addresses then.
+  for (const bool behind_bridge : {false, true}) {
+    for (size_t i = 0; i < FunctionCount(); i++) {
+      Function& at = Functions()[i];
+      const bool is_disk = at.class_code == 0x01'0802 && (at.bridge != nullptr) == behind_bridge;
+      if (is_disk && disk_count < 4) disks[disk_count++].Attach(at);
+    }
   }
   nobody = Read<uint32_t>(kUnclaimed);
   Print("# memory that nobody claims reads ", Hex{nobody});
@@ -273,7 +280,7 @@ void TestMsixMask(Bench& bench, Outcome& t, bool whole_function) {
   const auto mask = [&](bool masked) {
     whole_function ? disk.SetMsix(true, masked) : disk.MaskVector(0, masked);
   };
-  for (uint32_t round = 0; round < 5 && t.failures < 3; round++) {
+  for (uint32_t round = 0; round < 5 && t.failures == 0; round++) {
     const uint32_t before = MsixCount(0);
     mask(true);
     t.Expect(!disk.IsPending(0), "pending before the command");
@@ -354,7 +361,7 @@ void TestIntxLevel(Bench& bench, Outcome& t) {
   const int pirq = StartIntx(bench, t, 0);
   if (pirq < 0) return;
   Nvme& disk = bench.disks[0];
-  for (uint32_t round = 0; round < 5 && t.failures < 3; round++) {
+  for (uint32_t round = 0; round < 5 && t.failures == 0; round++) {
     const uint32_t before = IrqCount(kIrqs[pirq]);
     unreaped_interrupts = 4;
     disk.StartNothing();
