@@ -336,13 +336,14 @@ int StartIntx(Bench& bench, Outcome& t, size_t index) {
   SetCommand(disk.at(), kIntxDisable, 0);
   if (!t.Expect(disk.Start(0), "the controller does not start")) return -1;
   reaped[0] = &disk, reaped[1] = nullptr;
-  uint32_t before[4];
   for (unsigned pirq = 0; pirq < 4; pirq++) {
-    before[pirq] = IrqCount(kIrqs[pirq]);
     interrupts[kPicVector + kIrqs[pirq]].action = ReapOne;
     Route(bench, pirq, kIrqs[pirq]);
     UnmaskIrq(kIrqs[pirq], true);
   }
+  Pause(kQuiet);  // The PIC may have kept edges from before: they would name a wrong line.
+  uint32_t before[4];
+  for (unsigned pirq = 0; pirq < 4; pirq++) before[pirq] = IrqCount(kIrqs[pirq]);
   SetCommand(disk.at(), 0, kIntxDisable);
   int found = -1;
   const auto search = [&] {
