@@ -85,15 +85,15 @@ class Tap:
         self.results = {}  # name: (passed, why it failed or None, why it was skipped or None)
         self.plan = None
         self.bail_out = next((line for line in lines if line.startswith("Bail out!")), None)
-        self.latencies = {}  # name: ns
+        self.latencies = {}  # name: (median, lowest tenth), in TSC cycles
         self.nobody = None
         for line in lines:
             if match := self.TEST.fullmatch(line):
                 self.results[match[3]] = (not match[1], match[4], match[5])
             elif match := re.fullmatch(r"1\.\.(\d+)", line):
                 self.plan = int(match[1])
-            elif match := re.fullmatch(r"# latency (\S+) \d+ cycles (\d+) ns", line):
-                self.latencies[match[1]] = int(match[2])
+            elif match := re.fullmatch(r"# latency (\S+) median (\d+) tenth (\d+) cycles", line):
+                self.latencies[match[1]] = (int(match[2]), int(match[3]))
             elif match := re.fullmatch(r"# memory that nobody claims reads (\S+)", line):
                 self.nobody = int(match[1], 16)
 
@@ -170,7 +170,8 @@ def run_here(options):
         tap = Tap(process.lines)
         lab.check(status == 0, f"{process.name} ended with status {status}")
         judge(lab.check, vmm, tap)
-        print("latencies in ns:", ", ".join(f"{name} {ns}" for name, ns in tap.latencies.items()))
+        print("latencies in TSC cycles:", ", ".join(f"{name} {median}"
+                                            for name, (median, _) in tap.latencies.items()))
         rig.stop()
     return lab.status
 

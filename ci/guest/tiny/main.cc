@@ -62,7 +62,7 @@ extern "C" [[noreturn]] void GuestMain(const StartInfo* info) {
   for (const Test& test : kTests) {
     if (!IsWanted(test.name)) continue;
     Outcome outcome;
-    test.run(bench, outcome);
+    bench.Run(test, outcome);
     const bool failed = outcome.failures > 0;
     failures += failed;
     Print(failed ? "not ok " : "ok ", ++count, " - ", test.name,

@@ -101,6 +101,11 @@ void Enumerate() {
   }
 }
 
+void SelectConfig(const Function& at, unsigned offset) {
+  Out<uint32_t>(0xcf8, 0x8000'0000 | uint32_t{at.bus} << 16 | uint32_t{at.slot} << 11 |
+                           uint32_t{at.function} << 8 | (offset & 0xfc));
+}
+
 void SetCommand(const Function& at, uint16_t set, uint16_t clear) {
   const auto old = ReadConfig<uint16_t>(at, kCommand);
   WriteConfig(at, kCommand, static_cast<uint16_t>((old & ~clear) | set));

@@ -30,17 +30,17 @@ Function* Functions();
 size_t FunctionCount();
 
 // By ports CF8 and CFC.
+void SelectConfig(const Function& at, unsigned offset);
+
 template <typename T>
 T ReadConfig(const Function& at, unsigned offset) {
-  Out<uint32_t>(0xcf8, 0x8000'0000 | uint32_t{at.bus} << 16 | uint32_t{at.slot} << 11 |
-                           uint32_t{at.function} << 8 | (offset & 0xfc));
+  SelectConfig(at, offset);
   return In<T>(static_cast<uint16_t>(0xcfc + (offset & 3)));
 }
 
 template <typename T>
 void WriteConfig(const Function& at, unsigned offset, T value) {
-  Out<uint32_t>(0xcf8, 0x8000'0000 | uint32_t{at.bus} << 16 | uint32_t{at.slot} << 11 |
-                           uint32_t{at.function} << 8 | (offset & 0xfc));
+  SelectConfig(at, offset);
   Out<T>(static_cast<uint16_t>(0xcfc + (offset & 3)), value);
 }
 

@@ -28,6 +28,16 @@ struct Outcome {
   }
 };
 
+// What a test finds: kQueues is a first disk with queues and no interrupt of any kind.
+enum Start { kNothing, kDisk, kQueues, kTwoDisks };
+
+struct Bench;
+struct Test {
+  const char* name;
+  Start start;
+  void (*run)(Bench& bench, Nvme& disk, Outcome& outcome);
+};
+
 // What is there to be tested.
 struct Bench {
   uint64_t ecam;        // 0: none
@@ -39,13 +49,9 @@ struct Bench {
   Function* isa_bridge = nullptr;  // with PIIX3's PIRQ registers
 
   explicit Bench(uint64_t rsdp);
-  bool Has(size_t disks_wanted, Outcome& outcome) const;
+  void Run(const Test& test, Outcome& outcome);
 };
 
-struct Test {
-  const char* name;
-  void (*run)(Bench&, Outcome&);
-};
 extern const std::span<const Test> kTests;
 
 }  // namespace tiny
