@@ -168,7 +168,8 @@ def run_here(options):
             if options.tap:
                 print(process.out.read_text() + process.errors(), end="", flush=True)
         tap = Tap(process.lines)
-        lab.check(status == 0, f"{process.name} ended with status {status}")
+        lab.check(status == 0, f"{process.name} ended with status {status}"
+                  + ("" if status == 0 else f": {process.last_words()}"))
         judge(lab.check, vmm, tap)
         print("latencies in TSC cycles:", ", ".join(f"{name} {median}"
                                             for name, (median, _) in tap.latencies.items()))
