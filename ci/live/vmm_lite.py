@@ -1,0 +1,404 @@
+#!/usr/bin/env -S python3 -B
+"""vmm-lite boots Debian's kernel with two CPUs on remote devices only, where there is KVM.
+
+Each part is one run of ci/kvm-lab; this script is its outer and its inner half. Parts: disk (an NVMe
+disk's whole life over vfio-user), lsi (an LSI53C895A over QEMU's multi-process protocol, interrupts
+by irqfd), kill (SIGKILL of the device process under load, and a new one), hotplug (QMP device_add
+and device_del on a root port), control (SIGKILL of the control process; bad command lines).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import flush_kill
+import lab as live
+import linux_disk as disk
+
+PARTS = ["disk", "lsi", "kill", "hotplug", "control"]
+WAIT = 60  # s for what a guest does; a boot takes 4 s in an idle lab
+LAB_SECONDS = 170
+SMALL_IMAGE = 64 << 20
+
+
+class Qmp:
+    """A QMP client. A command that fails is a LabError; events are kept."""
+
+    def __init__(self, path, process):
+        self.events = []
+        self._replies = []
+        self._changed = threading.Condition()
+        self._ended = False
+        deadline = time.monotonic() + 30
+        while True:
+            self._socket = socket.socket(socket.AF_UNIX)
+            try:
+                self._socket.connect(str(path))
+                break
+            except OSError as error:
+                self._socket.close()
+                if time.monotonic() > deadline or not process.running():
+                    raise live.LabError(f"no QMP at {path} ({error.strerror}); "
+                                        f"{process.name}: {process.last_words()}") from None
+                time.sleep(0.02)
+        threading.Thread(target=self._read, daemon=True).start()
+        self.command("qmp_capabilities")
+
+    def _read(self):
+        for line in self._socket.makefile("rb"):
+            message = json.loads(line)
+            with self._changed:
+                if "event" in message:
+                    self.events.append(message)
+                elif "QMP" not in message:
+                    self._replies.append(message)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _wait(self, what, found):
+        with self._changed:
+            if not self._changed.wait_for(lambda: found() or self._ended, WAIT) or not found():
+                how = "QMP ended" if self._ended else f"{WAIT} s passed"
+                raise live.LabError(f"{how} without {what}; events: "
+                                    f"{[event['event'] for event in self.events]}")
+            return found()
+
+    def command(self, name, **arguments):
+        self._replies.clear()
+        request = {"execute": name, "arguments": arguments}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        reply = self._wait(f"a reply to {name}", lambda: self._replies)[0]
+        if "error" in reply:
+            raise live.LabError(f"QMP {name}: {reply['error']['desc']}")
+        return reply["return"]
+
+    def event(self, name):
+        """The first event of that name, come or to come; it is taken out."""
+        def found():
+            return [event for event in self.events if event["event"] == name]
+        event = self._wait(f"the event {name}", found)[0]
+        self.events.remove(event)
+        return event.get("data", {})
+
+
+def medium(image):
+    return ["-blockdev", f"driver=file,node-name=file0,filename={image}",
+            "-blockdev", "driver=raw,node-name=drive0,file=file0,discard=unmap"]
+
+
+NVME = ["-device", f"nvme,id=nvme0,drive=drive0,serial={live.SERIAL}"]
+LSI = ["-device", "lsi53c895a,id=lsi0",
+       "-device", "scsi-hd,drive=drive0,bus=lsi0.0,scsi-id=0,lun=0"]
+
+
+class Machine:
+    """A vmm-lite with a Linux guest, its serial line in the lines of `process`."""
+
+    def __init__(self, lab, options, name, test, device, disk_args=None, dev="nvme0n1"):
+        self.lab = lab
+        self.qmp_path = lab.work / f"{name}.qmp"
+        self.control_path = lab.work / f"{name}.control"
+        self.process_json = {"id": "disk", "exec": options.disk_proc, "args": disk_args or []}
+        processes = ["-process", json.dumps(self.process_json)] if disk_args else []
+        self.process = lab.start(name, [
+            options.vmm_lite, "-kernel", options.guest / "vmlinux",
+            "-initrd", options.guest / "initramfs", "-append",
+            f"{live.GUEST_COMMAND_LINE} farside.disk={dev} farside.test={test}",
+            "-m", "512M", "-smp", "2", "-serial", "stdio", *processes, *device,
+            "-qmp", f"unix:{self.qmp_path},server,wait=off", "-control", f"unix:{self.control_path}"])
+        self.qmp = Qmp(self.qmp_path, self.process)
+        self.test = test
+
+    def pid_of_disk(self):
+        return self.qmp.command("query-processes")[0]["pid"]
+
+    def pid_of_cpu(self):
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in children.read_text().split():
+            if b"-cpu-process" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        raise live.LabError(f"{self.process.name} has no CPU process")
+
+    def finish(self):
+        """The guest's report, after its power-off; it and vmm-lite ended well."""
+        status = self.process.wait(WAIT)
+        report = live.Report(self.process.lines)
+        failures = report.all("failed")
+        self.lab.check(status == 0 and report.all("passed") == [self.test] and not failures,
+                       f"the guest ran test {self.test} to its end, vmm-lite's status {status}"
+                       + "".join(f"; it said: failed {failure}" for failure in failures)
+                       + ("" if status == 0 else f"; last words: {self.process.last_words()}"))
+        self.check_no_complaints()
+        return report
+
+    def check_no_complaints(self, allowed="^$"):
+        complaints = [line for line in self.process.errors().splitlines()
+                      if live.DiskProc.COMPLAINT.search(line) and not re.search(allowed, line)]
+        self.lab.check(not complaints, f"{self.process.name} complains of nothing"
+                       + "".join(f"\n      {line}" for line in complaints[:10]))
+
+
+def gone(pid, seconds=10):
+    """Whether a process has ended, or does within that time. Zombies have ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if ") Z " in pathlib.Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def kernel_complaints(report):
+    return [line for line in report.all("kernel") if disk.DISK_COMPLAINT.search(line)]
+
+
+def life_and_reread(lab, options, image, device, disk_args, dev):
+    """Two boots on one image, the second with acknowledged writes; their reports."""
+    reports = []
+    for test in ["disk", "reread"]:
+        trace = lab.work / f"{test}.trace"
+        args = [*disk_args(image), *(["-trace", trace] if options.part == "disk" else [])]
+        posted = ",x-no-posted-writes=on" if test == "reread" else ""
+        machine = Machine(lab, options, f"linux-{test}", test, ["-device", device + posted],
+                          [str(arg) for arg in args], dev)
+        pid = machine.pid_of_disk()
+        report = machine.finish()
+        lab.check(gone(pid), "the device process ends with its guest")
+        complaints = kernel_complaints(report)
+        lab.check(not complaints, "the guest's kernel complains of nothing about the disk"
+                  + "".join(f"\n      {line}" for line in complaints[:10]))
+        reports.append(report)
+        if options.part == "disk":
+            shutil.copy(trace, options.out)
+    return reports
+
+
+def part_disk(lab, options):
+    image = lab.image("disk.img", disk.IMAGE_SIZE)
+    life, reread = life_and_reread(lab, options, image, "vfio-user-pci,id=nvme0,process=disk",
+                                   lambda path: [*medium(path), *NVME], "nvme0n1")
+    disk.judge_disk_report(lab.check, life)
+    disk.judge_digests(lab.check, reread, "reread after a reboot")
+    disk.judge_image(lab.check, image)
+
+
+def part_lsi(lab, options):
+    image = lab.image("disk.img", disk.IMAGE_SIZE)
+    life, reread = life_and_reread(
+        lab, options, image, "pci-proxy-dev,id=lsi0,protocol=mpqemu,process=disk",
+        lambda path: [*medium(path), *LSI], "sda")
+    lab.check(life.one("vendor") == "QEMU", f"the disk's vendor: {life.one('vendor')}, model: "
+              f"{life.one('model')}")
+    disk.judge_digests(lab.check, life, "read back on the other CPU")
+    disk.judge_trim(lab.check, life)
+    found = life.table("interrupt").get("sym53c8xx", [])
+    lab.check(found[0:1] == ["none"] and sum(map(int, found[1:])) > 50,
+              f"pin interrupts by irqfd (mode, CPU0, CPU1): {' '.join(found) or 'none'}")
+    disk.judge_digests(lab.check, reread, "reread after a reboot")
+    disk.judge_image(lab.check, image)
+
+
+def part_kill(lab, options):
+    image = lab.image("disk.img", SMALL_IMAGE)
+    device = {"driver": "vfio-user-pci", "id": "nvme0", "process": "disk", "bus": "rp0"}
+    machine = Machine(lab, options, "linux-survive", "survive", [
+        "-device", "pcie-root-port,id=rp0", "-device", json.dumps(device)],
+        [*medium(image), *NVME])
+    machine.process.wait_for_line("^FARSIDE: flushed 20$", WAIT)
+    pid = machine.pid_of_disk()
+    os.kill(pid, signal.SIGKILL)
+    machine.process.wait_for_line("^FARSIDE: lost ", WAIT)
+    lab.check(True, "the guest's write fails after the SIGKILL, it does not hang")
+    machine.process.wait_for_line("^FARSIDE: time .* gone$", WAIT)
+    data = machine.qmp.event("DEVICE_DELETED")
+    lab.check(data == {"device": "nvme0"}, f"the disk left the guest; DEVICE_DELETED {data}")
+    lab.check(machine.qmp.command("query-status")["running"], "vmm-lite and the guest live")
+    written = image.read_bytes()
+    numbers = [int(match.group(1)) for line in machine.process.lines
+               if (match := re.fullmatch(r"FARSIDE: flushed (\d+)", line))]
+    wrong = flush_kill.judge_blocks(written, len(numbers))
+    lab.check(wrong is None, wrong or f"the {len(numbers)} flushed blocks are in the image")
+    machine.qmp.command("device_add", **device)
+    lab.check(machine.pid_of_disk() != pid, "device_add has started a new device process")
+    report = machine.finish()
+    count = len(numbers)
+    expected = hashlib.sha256(b"".join(flush_kill.sector_of(number) * 8
+                                       for number in range(count))).hexdigest()
+    lab.check(report.one("survived") == f"{count} {expected}",
+              f"the guest reads the {count} flushed blocks from the new process, writes another")
+
+
+def part_hotplug(lab, options):
+    image = lab.image("disk.img", SMALL_IMAGE)
+    content = (live.GUEST_DATA * 32)[:SMALL_IMAGE]
+    image.write_bytes(content)
+    expected = hashlib.sha256(content[: 4096 * 512]).hexdigest()
+    machine = Machine(lab, options, "linux-hotplug", "hotplug",
+                      ["-device", "pcie-root-port,id=rp0"])
+    machine.process.wait_for_line("^FARSIDE: waits", WAIT)
+    machine.qmp.command("add-process", id="disk", exec=options.disk_proc,
+                        args=[*medium(image), *NVME], devices=["nvme0"])
+    device = {"driver": "vfio-user-pci", "id": "nvme0", "process": "disk", "bus": "rp0"}
+    machine.qmp.command("device_add", **device)
+    machine.process.wait_for_line("^FARSIDE: blocks round-1 ", WAIT)
+    pid = machine.pid_of_disk()
+    start = time.monotonic()
+    machine.qmp.command("device_del", id="nvme0")
+    data = machine.qmp.event("DEVICE_DELETED")
+    lab.check(data == {"device": "nvme0"}, f"device_del: the guest let go after "
+              f"{time.monotonic() - start:.1f} s; DEVICE_DELETED {data}")
+    lab.check(gone(pid), "the device process of what was unplugged ends")
+    machine.process.wait_for_line("^FARSIDE: time .* unplugged 1$", WAIT)
+    machine.qmp.command("device_add", **device)
+    report = machine.finish()
+    blocks = {name: words[0] for name, words in report.table("blocks").items() if words}
+    for number in (1, 2):
+        lab.check(blocks.get(f"round-{number}") == expected,
+                  f"plugged the {['first', 'second'][number - 1]} time, the disk has its content")
+    complaints = kernel_complaints(report)
+    lab.check(not complaints, "the guest's kernel complains of nothing about the disk"
+              + "".join(f"\n      {line}" for line in complaints[:10]))
+
+
+def flushed(machine):
+    return sum(line.startswith("FARSIDE: flushed ") for line in machine.process.lines)
+
+
+def check_refusal(lab, name, argv, pattern):
+    """A sentence on standard error that matches, and status 1."""
+    process = lab.start(f"refused-{name}", argv)
+    status = process.wait(30)
+    said = process.errors().strip()
+    lab.check(status == 1 and len(said.splitlines()) == 1 and re.search(pattern, said),
+              f"{name}: status {status}, '{said}'")
+
+
+def check_refusals(lab, options):
+    vmm, guest = options.vmm_lite, options.guest
+    boot = [vmm, "-kernel", guest / "vmlinux", "-serial", "none"]
+    no_kernel = lab.work / "no-kernel"
+    no_kernel.write_bytes(live.GUEST_DATA[:65536])
+    check_refusal(lab, "no-kernel", [vmm, "-kernel", no_kernel, "-serial", "none"],
+                  "^vmm-lite: .*kernel")
+    check_refusal(lab, "little-memory",
+                  [*boot, "-initrd", guest / "initramfs", "-m", "32M"], "^vmm-lite: .*(memory|-m)")
+    check_refusal(lab, "missing-file", [vmm, "-kernel", "/nonexistent/kernel"],
+                  "^vmm-lite: .*/nonexistent/kernel.*No such file")
+    check_refusal(lab, "unknown-option", [*boot, "-frobnicate"], "^vmm-lite: .*frobnicate")
+    hidden = ("mount -t tmpfs none /mnt && touch /mnt/null && mount --bind /dev/null /mnt/null && "
+              'mount --move /mnt /dev && exec "$@"')
+    check_refusal(lab, "no-kvm", ["unshare", "-m", "sh", "-c", hidden, "sh", *boot],
+                  "^vmm-lite: .*/dev/kvm.*ci/kvm-lab")
+
+
+def part_control(lab, options):
+    image = lab.image("disk.img", SMALL_IMAGE)
+    machine = Machine(lab, options, "linux-flush", "flush",
+                      ["-device", "vfio-user-pci,id=nvme0,process=disk"],
+                      [*medium(image), *NVME])
+    machine.process.wait_for_line("^FARSIDE: flushed 10$", WAIT)
+    disk_pid, cpu_pid = machine.pid_of_disk(), machine.pid_of_cpu()
+    os.kill(machine.process.pid, signal.SIGKILL)
+    lab.check(gone(machine.process.pid), "the control process is killed")
+    before = flushed(machine)
+    machine.process.wait_for_line(f"^FARSIDE: flushed {before + 20}$", WAIT)
+    lab.check(not gone(disk_pid, 0.1) and not gone(cpu_pid, 0.1),
+              f"the guest and its disk go on: {before} blocks flushed before, "
+              f"{flushed(machine)} now")
+    path = lab.work / "next.qmp"
+    control = lab.start("control-2", [options.vmm_lite, "-attach", machine.control_path,
+                                      "-qmp", f"unix:{path},server,wait=off"])
+    qmp = Qmp(path, control)
+    devices = qmp.command("query-pci")
+    lab.check(qmp.command("query-status")["running"] and [dev["id"] for dev in devices]
+              == ["nvme0"], f"a new control process takes over: {devices}")
+    qmp.command("quit")
+    lab.check(control.wait(20) == 0, f"its quit: status {control.state()}")
+    lab.check(gone(cpu_pid) and gone(disk_pid), "the guest and its disk end")
+    wrong = flush_kill.judge_blocks(image.read_bytes(), flushed(machine))
+    lab.check(wrong is None, wrong or f"the {flushed(machine)} flushed blocks are in the image")
+    check_refusals(lab, options)
+
+
+# ---- the two halves ----
+
+
+def run_inside(options):
+    with live.Lab(f"vmm_lite.{options.part}", options.keep) as lab:
+        globals()[f"part_{options.part}"](lab, options)
+    if lab.status != 0:
+        for log in sorted(lab.work.glob("*.err")) + sorted(lab.work.glob("*.out")):
+            lines = log.read_text(errors="replace").splitlines()
+            print(f"---- the end of {log.name}:", *lines[-25:], sep="\n")
+    return lab.status
+
+
+def replay(options, out):
+    """What disk-proc recorded in the lab, given to a fresh device here."""
+    failures = 0
+    for trace in sorted(out.glob("*.trace")):
+        run = subprocess.run([options.farside, "replay", trace], capture_output=True, text=True,
+                             timeout=LAB_SECONDS)
+        print(f"{'FAIL' if run.returncode else 'PASS'}  farside replay of {trace.name}, "
+              f"{trace.stat().st_size >> 20} MiB: status {run.returncode}"
+              + ("\n" + run.stdout + run.stderr if run.returncode else ""), flush=True)
+        failures += run.returncode != 0
+    return 1 if failures else 0
+
+
+def run_outside(options):
+    guest = live.ensure_tools(qemu=False)
+    with tempfile.TemporaryDirectory(prefix="farside-vmm-lite-") as out:
+        where = [] if options.here else ["--lab"]
+        run = subprocess.run([
+            live.CI / "kvm-lab", *where, "--timeout", str(LAB_SECONDS), "--share", out,
+            sys.executable, "-B", __file__, "--inside", "--guest", guest, "--out", out,
+            "--vmm-lite", options.vmm_lite, "--disk-proc", options.disk_proc,
+            f"--part={options.part}"])
+        if run.returncode == 0 and options.farside:
+            return replay(options, pathlib.Path(out))
+        return 1 if run.returncode else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vmm-lite", metavar="PATH", required=True, help="the VMM to judge")
+    parser.add_argument("--disk-proc", metavar="PATH", required=True, help="its device process")
+    parser.add_argument("--farside", metavar="PATH", help="replays what part disk recorded")
+    parser.add_argument("--part", choices=PARTS, default="disk", help="(default: disk)")
+    parser.add_argument("--here", action="store_true",
+                        help="use this machine's /dev/kvm, if it makes a machine")
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--guest", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    for name in ["vmm_lite", "disk_proc", "farside"]:
+        path = getattr(options, name)
+        if path and not os.access(path, os.X_OK):
+            parser.error(f"{path} is not a program; build the target {name.replace('_', '-')} "
+                         "first")
+        if path:
+            setattr(options, name, os.path.realpath(path))
+    return run_inside(options) if options.inside else run_outside(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
