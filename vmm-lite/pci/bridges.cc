@@ -148,7 +148,8 @@ void RootPort::OnReset() {
   config_.Set<uint16_t>(pci::kCommand, 0);
   config_.Set<uint32_t>(kSecondaryBus - 1, 0);
   config_.Set<uint16_t>(kMsi + pci::kMsiControl, pci::kMsi64);
-  config_.Set<uint16_t>(kSlotControl, empty() ? kControlPowerOff : uint16_t{0});
+  power_off_ = empty();
+  config_.Set<uint16_t>(kSlotControl, power_off_ ? kControlPowerOff : uint16_t{0});
   config_.Set<uint16_t>(kSlotStatus, empty() ? uint16_t{0} : kStatusPresent);
   SetLink(!empty());
   bus_.Reset();
@@ -179,6 +180,12 @@ void RootPort::Notify(uint16_t events) {
 void RootPort::Plug(std::shared_ptr<PciFunction> function) {
   const std::lock_guard lock(mutex_);
   bus_.Set(0, std::move(function));
+  // Power is on where a reset finds a device; a guest that drives the slot switches it on itself.
+  if ((config_.Get<uint16_t>(kSlotControl) & kControlInterrupt) == 0) {
+    config_.Set<uint16_t>(kSlotControl, static_cast<uint16_t>(config_.Get<uint16_t>(kSlotControl) &
+                                                              ~kControlPowerOff));
+    power_off_ = false;
+  }
   config_.Set<uint16_t>(kSlotStatus,
                         static_cast<uint16_t>(config_.Get<uint16_t>(kSlotStatus) | kStatusPresent));
   SetLink(true);
@@ -209,10 +216,12 @@ void RootPort::PullOut() {
   if (function) on_removed_(std::move(function));
 }
 
-// Power off is how the guest says that it has let go.
+// Switching power off is how the guest says that it has let go. To write that it is off, while it
+// switches something else, says nothing.
 void RootPort::OnWritten(uint32_t offset, size_t size) {
   if (kSlotControl + 1 < offset || kSlotControl + 1 >= offset + size) return;
-  if ((config_.Get<uint16_t>(kSlotControl) & kControlPowerOff) == 0 || empty()) return;
+  const bool off = (config_.Get<uint16_t>(kSlotControl) & kControlPowerOff) != 0;
+  if (std::exchange(power_off_, off) || !off || empty()) return;
   removed_ = TakeOut();
   Notify(kStatusPresenceChanged | kStatusLinkChanged);
 }

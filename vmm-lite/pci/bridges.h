@@ -88,6 +88,7 @@ class RootPort final : public ConfigOnlyFunction {
   const std::string id_;
   const OnRemoved on_removed_;
   PciBus bus_;
+  bool power_off_ = false;                // As Slot Control has it.
   std::shared_ptr<PciFunction> removed_;  // Handed to on_removed_ once nothing is locked.
 
  public:
