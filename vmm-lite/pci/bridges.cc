@@ -180,8 +180,13 @@ void RootPort::Notify(uint16_t events) {
 void RootPort::Plug(std::shared_ptr<PciFunction> function) {
   const std::lock_guard lock(mutex_);
   bus_.Set(0, std::move(function));
-  // Power is on where a reset finds a device; a guest that drives the slot switches it on itself.
-  if ((config_.Get<uint16_t>(kSlotControl) & kControlInterrupt) == 0) {
+  uint16_t events = kStatusPresenceChanged | kStatusLinkChanged;
+  if ((config_.Get<uint16_t>(kSlotControl) & kControlInterrupt) != 0) {
+    // Linux forgets changes of presence and link in the second after it has switched the power off,
+    // but no press of the button. Where it sees both, the change counts, at once.
+    events |= kStatusButton;
+  } else {
+    // Nobody drives the slot yet; a reset would find its power on.
     config_.Set<uint16_t>(kSlotControl, static_cast<uint16_t>(config_.Get<uint16_t>(kSlotControl) &
                                                               ~kControlPowerOff));
     power_off_ = false;
@@ -189,7 +194,7 @@ void RootPort::Plug(std::shared_ptr<PciFunction> function) {
   config_.Set<uint16_t>(kSlotStatus,
                         static_cast<uint16_t>(config_.Get<uint16_t>(kSlotStatus) | kStatusPresent));
   SetLink(true);
-  Notify(kStatusPresenceChanged | kStatusLinkChanged);
+  Notify(events);
 }
 
 void RootPort::AskToRemove() {
