@@ -182,8 +182,8 @@ Result<void> MeasureDisk(const Options& options, int cpu, std::string_view where
     auto peer = StartGuest(options.peer, "", cpu, images[1]);
     if (!peer) return tl::unexpected(peer.error());
     // One shows the accesses of a command, which both sides have in common; two what the models
-    // cost. From 4 in flight on QEMU's takes about 0.5 ms a read, as if its script rested; measured,
-    // not explained.
+    // cost. From 4 in flight on QEMU's takes about 0.5 ms a read, as if its script rested;
+    // measured, not explained.
     for (const auto& [depth, bound] : {std::pair<size_t, double>(1, 1), {2, 1}, {kDepth, 3}}) {
       // The peer's time over ours: how much faster ours is.
       auto figure = Compare(options, "", bound, ReadsOf(**peer, depth), ReadsOf(**ours, depth));

@@ -248,8 +248,9 @@ void PrintOutcome(const Comparison& comparison, const Outcome& outcome) {
       outcome.compared_bits, RegisterBits(comparison.model), comparison.lawful.masked_bits(),
       comparison.lawful.rows(), outcome.bits_of_reads);
   if (const auto& lawful = comparison.lawful; lawful.unwritten_bits() != 0) {
-    fmt::print("  {} bits are never set by random traffic, {} of places without a register left out\n",
-               lawful.unwritten_bits(), lawful.reserved_bits());
+    fmt::print(
+        "  {} bits are never set by random traffic, {} of places without a register left out\n",
+        lawful.unwritten_bits(), lawful.reserved_bits());
   }
   if (outcome.lawful_bits + outcome.lawful_bytes != 0) {
     fmt::print("  lawful: {} bits of answers and {} bytes of memory differed\n",

@@ -12,8 +12,8 @@
 //
 //   start              {"memory": BYTES, "cpus": N, "append": STR, "reboot": BOOL,
 //                       "devices": [{"id", "kind": "root-port", "bus"}...],
-//                       "fds": {"kernel", "initrd", "bios", "serial_in", "serial_out", "listener"}};
-//                       of the fds only those that there are
+//                       "fds": {"kernel", "initrd", "bios", "serial_in", "serial_out",
+//                       "listener"}}; of the fds only those that there are
 //   device_add         {"id", "kind": "proxy", "bus": "pci.0" or a root port's id,
 //                       "protocol": "vfio-user" or "mpqemu", "posted": BOOL, "timeout_ms": N,
 //                       "fd": 0, "expect_id": STR (where the device must have that name)}

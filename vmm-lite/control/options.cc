@@ -50,7 +50,8 @@ po::options_description Described() {
   add("qmp", text("unix:PATH"), "listen for QMP");
   add("control", text("unix:PATH"), "let another vmm-lite take over there with -attach");
   add("attach", text("PATH"), "take over a running machine; only -qmp may be given besides");
-  add("trace", text("FILE"), "the -process records all that its devices do there, for farside replay");
+  add("trace", text("FILE"),
+      "the -process records all that its devices do there, for farside replay");
   add("no-reboot", "end when the guest resets");
   add("version", "print the version");
   add("help,h", "print this text");
@@ -254,9 +255,10 @@ Result<void> ReadAddresses(const po::variables_map& given, ControlOptions* line)
 Result<void> PassTrace(const std::string& file, ControlOptions* line) {
   if (file.empty()) return {};
   if (line->processes.size() != 1) {
-    return Fail("-trace {}: a trace is of one -process, and there are {}: give each of them -trace "
-                "in its args",
-                Quote(file), line->processes.size());
+    return Fail(
+        "-trace {}: a trace is of one -process, and there are {}: give each of them -trace "
+        "in its args",
+        Quote(file), line->processes.size());
   }
   line->processes[0].args.insert(line->processes[0].args.end(), {"-trace", file});
   return {};

@@ -317,10 +317,9 @@ Result<json> CpuProcess::StartMachine(const json& arguments, std::vector<UniqueF
     }
   }
   machine_ = std::move(*machine);
-  if (serial_in_) {
-    (void)SetNonBlocking(serial_in_.get());
-    (void)serial_watch_.Start(loop_, serial_in_.get());  // A file can't be watched, nor need it.
-  }
+  // Not made non-blocking: on a terminal the console's output is the same file. A file can't be
+  // watched, nor need it.
+  if (serial_in_) (void)serial_watch_.Start(loop_, serial_in_.get());
   if (listener_) {
     if (auto watched = listener_watch_.Start(loop_, listener_.get()); !watched) {
       return tl::unexpected(watched.error());

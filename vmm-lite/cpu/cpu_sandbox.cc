@@ -103,7 +103,8 @@ Result<void> EnterCpuSandbox() {
   for (const int call :
        {SCMP_SYS(open), SCMP_SYS(openat), SCMP_SYS(readlink), SCMP_SYS(ptrace), SCMP_SYS(wait4),
         SCMP_SYS(getdents64), SCMP_SYS(arch_prctl), SCMP_SYS(process_vm_readv), SCMP_SYS(stat),
-        SCMP_SYS(prlimit64), SCMP_SYS(getppid), SCMP_SYS(uname), SCMP_SYS(kill)}) {
+        SCMP_SYS(prlimit64), SCMP_SYS(getppid), SCMP_SYS(uname), SCMP_SYS(kill), SCMP_SYS(pipe),
+        SCMP_SYS(pipe2)}) {
     allow(call);
   }
 #endif
