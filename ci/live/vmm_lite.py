@@ -4,7 +4,8 @@
 Each part is one run of ci/kvm-lab; this script is its outer and its inner half. Parts: disk (an NVMe
 disk's whole life over vfio-user), lsi (an LSI53C895A over QEMU's multi-process protocol, interrupts
 by irqfd), kill (SIGKILL of the device process under load, and a new one), hotplug (QMP device_add
-and device_del on a root port), control (SIGKILL of the control process; bad command lines).
+and device_del on a root port), control (SIGKILL of the control process; bad command lines), seabios
+(SeaBIOS finds its machine by fw_cfg and boots a sector of the disk).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,10 +28,11 @@ import flush_kill
 import lab as live
 import linux_disk as disk
 
-PARTS = ["disk", "lsi", "kill", "hotplug", "control"]
+PARTS = ["disk", "lsi", "kill", "hotplug", "control", "seabios"]
 WAIT = 90  # s for what a guest does; a boot takes 4 s in an idle lab
 LAB_SECONDS = 220
 SMALL_IMAGE = 64 << 20
+MEMORY = 512 << 20
 
 
 class Qmp:
@@ -107,17 +110,18 @@ LSI = ["-device", "lsi53c895a,id=lsi0",
 class Machine:
     """A vmm-lite with a Linux guest, its serial line in the lines of `process`."""
 
-    def __init__(self, lab, options, name, test, device, disk_args=None, dev="nvme0n1"):
+    def __init__(self, lab, options, name, test, device, disk_args=None, dev="nvme0n1",
+                 boot=None):
         self.lab = lab
         self.qmp_path = lab.work / f"{name}.qmp"
         self.control_path = lab.work / f"{name}.control"
         self.process_json = {"id": "disk", "exec": options.disk_proc, "args": disk_args or []}
         processes = ["-process", json.dumps(self.process_json)] if disk_args else []
+        boot = boot or [
+            "-kernel", options.guest / "vmlinux", "-initrd", options.guest / "initramfs", "-append",
+            f"{live.GUEST_COMMAND_LINE} farside.disk={dev} farside.test={test}"]
         self.process = lab.start(name, [
-            options.vmm_lite, "-kernel", options.guest / "vmlinux",
-            "-initrd", options.guest / "initramfs", "-append",
-            f"{live.GUEST_COMMAND_LINE} farside.disk={dev} farside.test={test}",
-            "-m", "512M", "-smp", "2", "-serial", "stdio", *processes, *device,
+            options.vmm_lite, *boot, "-m", f"{MEMORY >> 20}M", "-smp", "2", "-serial", "stdio", *processes, *device,
             "-qmp", f"unix:{self.qmp_path},server,wait=off", "-control", f"unix:{self.control_path}"])
         self.test = test
         self.qmp = Qmp(self.qmp_path, self.process)
@@ -341,6 +345,81 @@ def part_control(lab, options):
     check_refusals(lab, options)
 
 
+def memory_of(pid):
+    """The guest's RAM as a file, in which low RAM lies at its addresses."""
+    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        if "guest-ram" in os.readlink(link):
+            return open(link, "rb")
+    raise live.LabError("the CPU process has no memory file")
+
+
+def judge_rsdp(lab, ram):
+    """Where guests look for it lies an RSDP that leads to the tables. They are in the last 64 KiB
+    of low RAM, of which SeaBIOS has used nothing: at most 16 KiB of it are not zero."""
+    ram.seek(0xF0000)
+    segment = ram.read(0x10000)
+    found = [at for at in range(0, 0x10000, 16) if segment[at:at + 8] == b"RSD PTR "
+             and sum(segment[at:at + 36]) % 256 == 0]
+    names = []
+    if len(found) == 1:
+        (xsdt,) = struct.unpack_from("<Q", segment, found[0] + 24)
+        ram.seek(xsdt)
+        header = ram.read(8)
+        names.append(header[:4])
+        count = (struct.unpack("<I", header[4:])[0] - 36) // 8
+        ram.seek(xsdt + 36)
+        for address in struct.unpack(f"<{count}Q", ram.read(8 * count)):
+            ram.seek(address)
+            names.append(ram.read(4))
+    lab.check(names == [b"XSDT", b"FACP", b"APIC", b"MCFG"],
+              f"SeaBIOS has put an RSDP where guests look for it; its tables: {names}")
+    ram.seek(MEMORY - (48 << 10))
+    lab.check(not any(ram.read(48 << 10)), "SeaBIOS has used nothing of the memory of the tables")
+
+
+def part_seabios(lab, options):
+    said = "FARSIDE: booted from disk"
+    code = (options.guest / "bootsector").read_bytes()
+    image = lab.image("disk.img", SMALL_IMAGE)
+
+    def boot(name, sector, *more, device="vfio-user-pci,id=nvme0,process=disk", model=NVME):
+        with open(image, "r+b") as file:
+            file.write(sector)
+        return Machine(lab, options, name, "seabios", [*more, "-device", device],
+                       [*medium(image), *model], boot=["-bios", options.bios])
+
+    def boot_once(name, *more, **kwargs):
+        machine = boot(name, code, "-no-reboot", *more, **kwargs)
+        status = machine.process.wait(WAIT)
+        times = machine.process.lines.count(said)
+        lab.check(times == 1 and status == 0, f"{name}: SeaBIOS boots the disk's boot sector: it "
+                  f"spoke {times} time(s), vmm-lite's status {status}")
+        machine.check_no_complaints()
+
+    boot_once("nvme")
+    boot_once("nvme-behind-a-port", "-device", "pcie-root-port,id=rp0",
+              device="vfio-user-pci,id=nvme0,process=disk,bus=rp0")
+    boot_once("lsi", device="pci-proxy-dev,id=lsi0,protocol=mpqemu,process=disk", model=LSI)
+
+    machine = boot("nvme-reset", code)
+    deadline = time.monotonic() + WAIT
+    while machine.process.lines.count(said) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    times = machine.process.lines.count(said)
+    lab.check(times >= 3, f"and again after each reset: it spoke {times} times")
+    machine.qmp.command("quit")
+    machine.process.wait(WAIT)
+
+    reset = b"\xb0\xfe\xe6\x64"  # mov al, 0xfe; out 0x64, al
+    machine = boot("nvme-halt", code.replace(reset, b"\x90" * len(reset)))
+    machine.process.wait_for_line(f"^{said}$", WAIT)
+    with memory_of(machine.pid_of_cpu()) as ram:
+        judge_rsdp(lab, ram)
+    machine.qmp.command("quit")
+    lab.check(machine.process.wait(WAIT) == 0, "quit ends it")
+    machine.check_no_complaints()
+
+
 # ---- the two halves ----
 
 
@@ -383,13 +462,19 @@ def replay(options, out):
 
 def run_outside(options):
     guest = live.ensure_tools(qemu=False)
+    bios = []
+    if options.part == "seabios":
+        root = subprocess.run([live.CI / "qemu-lab", "--root"], stdout=subprocess.PIPE, text=True)
+        if root.returncode != 0:
+            return 1  # it has said why
+        bios = ["--bios", f"{root.stdout.strip()}/usr/share/seabios/bios-256k.bin"]
     with tempfile.TemporaryDirectory(prefix="farside-vmm-lite-") as out:
         where = [] if options.here else ["--lab"]
         run = subprocess.run([
             live.CI / "kvm-lab", *where, "--timeout", str(LAB_SECONDS), "--share", out,
             sys.executable, "-B", __file__, "--inside", "--guest", guest, "--out", out,
             "--vmm-lite", options.vmm_lite, "--disk-proc", options.disk_proc,
-            f"--part={options.part}"])
+            f"--part={options.part}", *bios])
         if run.returncode != 0 or not pathlib.Path(out, "passed").exists():
             return 1
         if options.farside and options.part == "disk":
@@ -409,6 +494,7 @@ def main():
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--guest", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--bios", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     for name in ["vmm_lite", "disk_proc", "farside"]:

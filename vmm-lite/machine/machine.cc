@@ -81,24 +81,28 @@ void Machine::BuildPorts() {
                                  [this](bool level) { vm_->SetPin(kCom1Irq, level); });
   power_ = std::make_shared<PowerManagement>([this](bool level) { vm_->SetPin(kSciIrq, level); },
                                              [this] { events_.OnShutdown(); });
+  const uint64_t low = ram_->low_end() - (config_.bios >= 0 ? kFirmwareTablesSize : 0);
   const uint64_t high = ram_->size() - ram_->low_end();
   bool added = ports_.Add(kCom1Port, Uart::kPorts, uart_);
   added &= ports_.Add(kI8042CommandPort, ResetController::kPorts,
                       std::make_shared<ResetController>(reset));
-  added &= ports_.Add(kCmosIndexPort, Cmos::kPorts,
-                      std::make_shared<Cmos>(ram_->low_end(), high, config_.cpus));
+  added &=
+      ports_.Add(kCmosIndexPort, Cmos::kPorts, std::make_shared<Cmos>(low, high, config_.cpus));
   added &= ports_.Add(kElcrPort, 2, std::make_shared<StoredBytes>());
   added &= ports_.Add(kPmBase, kPmSize, power_);
   added &= ports_.Add(kPciConfigAddressPort, kPortConfigSize, pci_.MakePorts(reset));
   added &= memory_.Add(kEcamBase, kEcamSize, pci_.MakeEcam());
+  if (config_.bios >= 0) {
+    fw_cfg_ = std::make_shared<FwCfg>(config_.cpus);
+    added &= ports_.Add(kFwCfgPort, FwCfg::kPorts, fw_cfg_);
+  }
   CHECK(added);
 }
 
-// At the end of 4 GiB, read-only, and its last 128 KiB below 1 MiB, where it runs.
+// At the end of 4 GiB, read-only.
 Result<void> Machine::MapBios() {
   constexpr uint64_t kPage = 4096;
   constexpr uint64_t kMaxBios = 8 << 20;
-  constexpr uint64_t kShadow = 128 << 10;
   struct stat status {};
   if (fstat(config_.bios, &status) != 0) return FailWith(errno, "-bios: {}", ErrnoText(errno));
   const auto size = static_cast<uint64_t>(status.st_size);
@@ -115,8 +119,16 @@ Result<void> Machine::MapBios() {
   }
   const auto added = vm_->AddMemory(kBiosEnd - size, size, bios_.data(), /*read_only=*/true);
   if (!added) return tl::unexpected(added.error());
-  const uint64_t shadow = std::min(size, kShadow);
-  return ram_->Write(kLegacyEnd - shadow, ConstBytes(bios_.data() + size - shadow, shadow));
+  return {};
+}
+
+// The last 128 KiB lie below 1 MiB too: there it runs.
+Result<void> Machine::LoadBios() {
+  const uint64_t shadow = std::min<uint64_t>(bios_.size(), 128 << 10);
+  const ConstBytes end(bios_.data() + bios_.size() - shadow, shadow);
+  if (auto written = ram_->Write(kLegacyEnd - shadow, end); !written) return written;
+  if (auto described = fw_cfg_->Describe(*ram_, config_.cpus); !described) return described;
+  return cpus_[0]->Enter({});
 }
 
 Result<void> Machine::AddRootPort(const std::string& id) {
@@ -218,7 +230,7 @@ std::vector<Machine::DeviceState> Machine::devices() const {
 }
 
 Result<void> Machine::Load() {
-  if (config_.bios >= 0) return cpus_[0]->Enter({});
+  if (config_.bios >= 0) return LoadBios();
   const auto rsdp = WriteAcpi(*ram_, {.cpus = config_.cpus});
   if (!rsdp) return tl::unexpected(rsdp.error());
   const auto entry = LoadKernel(*ram_, {.kernel = config_.kernel,
@@ -261,13 +273,6 @@ Result<void> Machine::Reset() {
     if (auto reset = cpu->Reset(); !reset) return reset;
   }
   ram_->Discard();
-  if (config_.bios >= 0) {
-    constexpr uint64_t kShadow = 128 << 10;
-    const uint64_t shadow = std::min(bios_.size(), kShadow);
-    auto written =
-        ram_->Write(kLegacyEnd - shadow, ConstBytes(bios_.data() + bios_.size() - shadow, shadow));
-    if (!written) return written;
-  }
   loaded_ = false;
   return {};
 }

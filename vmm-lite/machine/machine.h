@@ -14,6 +14,7 @@
 #include "vmm-lite/kvm/vcpu.h"
 #include "vmm-lite/kvm/vm.h"
 #include "vmm-lite/machine/address_map.h"
+#include "vmm-lite/machine/fw_cfg.h"
 #include "vmm-lite/machine/guest_ram.h"
 #include "vmm-lite/machine/legacy.h"
 #include "vmm-lite/machine/uart.h"
@@ -76,7 +77,7 @@ class Machine {
   };
   std::vector<DeviceState> devices() const;
 
-  // Loads the kernel before the first time.
+  // Loads the kernel or firmware before the first time, and after a reset.
   Result<void> Start();
   void Stop();
   bool running() const { return !threads_.empty(); }
@@ -95,6 +96,7 @@ class Machine {
   Result<void> Build();
   void BuildPorts();
   Result<void> MapBios();
+  Result<void> LoadBios();
   Result<void> Load();
   void RunCpu(Vcpu& cpu);
   RootPort* FindPort(const std::string& id) const;
@@ -110,6 +112,7 @@ class Machine {
   std::shared_ptr<Uart> uart_;
   std::shared_ptr<PowerManagement> power_;
   Mapping bios_;
+  std::shared_ptr<FwCfg> fw_cfg_;  // Where there is a bios_.
   std::vector<std::shared_ptr<RootPort>> root_ports_;
   std::vector<Placed> devices_;
   std::vector<std::unique_ptr<Vcpu>> cpus_;

@@ -8,6 +8,8 @@
 #include <string>
 
 #include "vmm-lite/machine/address_map.h"
+#include "vmm-lite/machine/fw_cfg.h"
+#include "vmm-lite/machine/guest_ram.h"
 #include "vmm-lite/machine/legacy.h"
 #include "vmm-lite/machine/uart.h"
 #include "vmm-lite/pci/pci_bus.h"
@@ -167,6 +169,76 @@ TEST(PowerManagementTest, S5SwitchesOffAndNothingElseDoes) {
   const auto before = Read<uint32_t>(power, 8);
   usleep(2000);
   EXPECT_GT((Read<uint32_t>(power, 8) - before) & 0xff'ffff, 3000u) << "3.58 MHz";
+}
+
+std::string ReadItem(FwCfg& config, uint16_t key, size_t size) {
+  Write<uint16_t>(config, 0, key);
+  std::string out;
+  for (size_t i = 0; i < size; ++i) out += static_cast<char>(Read<uint8_t>(config, 1));
+  return out;
+}
+
+TEST(FwCfgTest, ItemsReadFromTheirStartAndAsZeroesBehindTheirEnd) {
+  FwCfg config(3);
+  EXPECT_EQ(ReadItem(config, 0, 6), std::string("QEMU\0\0", 6));
+  EXPECT_EQ(ReadItem(config, 1, 4), std::string("\1\0\0\0", 4)) << "ports, no DMA";
+  EXPECT_EQ(ReadItem(config, 5, 2), std::string("\3\0", 2));
+  EXPECT_EQ(ReadItem(config, 0x0f, 3), std::string("\3\0\0", 3));
+  EXPECT_EQ(ReadItem(config, 0x8003, 4), std::string(4, '\0')) << "not there";
+  EXPECT_EQ(ReadItem(config, 0, 4), "QEMU") << "again";
+}
+
+TEST(FwCfgTest, WritesOfDataAreIgnored) {
+  FwCfg config(1);
+  EXPECT_EQ(ReadItem(config, 0, 1), "Q");
+  Write<uint8_t>(config, 1, 5);
+  Write<uint8_t>(config, 0, 5);
+  EXPECT_EQ(Read<uint16_t>(config, 0), 0) << "the selector can't be read";
+  EXPECT_EQ(Read<uint8_t>(config, 1), 'E');
+  EXPECT_EQ(ReadItem(config, 0, 4), "QEMU");
+}
+
+TEST(FwCfgTest, TheDirectoryNamesTheFiles) {
+  FwCfg config(1);
+  EXPECT_EQ(ReadItem(config, 0x19, 4), std::string(4, '\0'));
+  config.SetFile("etc/a", std::as_bytes(std::span("old", 3)));
+  config.SetFile("etc/b", std::as_bytes(std::span("other", 5)));
+  config.SetFile("etc/a", std::as_bytes(std::span("anew", 4)));
+  std::string expected(
+      "\0\0\0\2"
+      "\0\0\0\4\0\x20\0\0etc/a",
+      17);
+  expected.resize(4 + 64);
+  expected += std::string("\0\0\0\5\0\x21\0\0etc/b", 13);
+  expected.resize(4 + 2 * 64);
+  EXPECT_EQ(ReadItem(config, 0x19, 4 + 2 * 64), expected);
+  EXPECT_EQ(ReadItem(config, 0x20, 5), std::string("anew\0", 5));
+  EXPECT_EQ(ReadItem(config, 0x21, 5), "other");
+}
+
+TEST(FwCfgTest, TheRsdpLeadsToTablesThatTheMemoryMapKeeps) {
+  auto ram = GuestRam::Create(64 << 20);
+  ASSERT_TRUE(ram);
+  FwCfg config(2);
+  ASSERT_TRUE(config.Describe(**ram, 2));
+  const std::string rsdp = ReadItem(config, 0x20, 36);
+  EXPECT_EQ(rsdp.substr(0, 8), "RSD PTR ");
+  const auto xsdt = LoadLe<uint64_t>(std::as_bytes(std::span(rsdp)).subspan(24));
+  std::array<char, 4> name{};
+  ASSERT_TRUE((*ram)->Read(xsdt, AsWritableBytes(name)));
+  EXPECT_EQ(std::string_view(name.data(), 4), "XSDT");
+  const std::string loader = ReadItem(config, 0x21, 128);
+  EXPECT_EQ(loader.substr(0, 18), std::string("\1\0\0\0etc/acpi/rsdp\0", 18));
+  EXPECT_EQ(loader.substr(60, 5), std::string("\x10\0\0\0\2", 5)) << "aligned, in the F segment";
+  const std::string map = ReadItem(config, 0x22, 40);
+  const ConstBytes bytes = std::as_bytes(std::span(map));
+  const uint64_t tables = (64 << 20) - kFirmwareTablesSize;
+  EXPECT_EQ(LoadLe<uint64_t>(bytes.subspan(8)), tables);
+  EXPECT_EQ(LoadLe<uint32_t>(bytes.subspan(16)), 1u);
+  EXPECT_EQ(LoadLe<uint64_t>(bytes.subspan(20)), tables);
+  EXPECT_EQ(LoadLe<uint64_t>(bytes.subspan(28)), kFirmwareTablesSize);
+  EXPECT_EQ(LoadLe<uint32_t>(bytes.subspan(36)), 2u) << "reserved";
+  EXPECT_GE(xsdt, tables);
 }
 
 class Stored final : public PciFunction {

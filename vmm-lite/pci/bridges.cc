@@ -14,6 +14,10 @@ constexpr uint32_t kBridgeControl = 0x3e;
 constexpr uint16_t kWindow64 = 1;  // Prefetchable window: 64 bits.
 constexpr uint16_t kWindowIo32 = 1;
 
+// The host bridge's shadow registers.
+constexpr uint32_t kShadow = 0x59;
+constexpr uint32_t kShadowCount = 7;
+
 // The root port's capabilities and where it has them.
 constexpr uint32_t kMsi = 0x40;
 constexpr uint32_t kExpress = 0x60;
@@ -70,15 +74,19 @@ void ConfigOnlyFunction::Reset() {
 }
 
 HostBridge::HostBridge() {
-  constexpr uint32_t kShadow = 0x59;  // Seven registers.
   constexpr uint32_t kManagementRam = 0x72;
   Identify(0x8086, 0x1237, 0x06'00'00, 0);
+  config_.Set<uint16_t>(pci::kSubsystemVendorId, 0x1af4);  // By this SeaBIOS knows QEMU.
+  config_.Set<uint16_t>(pci::kSubsystemId, 0x1100);
   config_.AllowWrites<uint16_t>(pci::kCommand, pci::kCommandMemory | pci::kCommandBusMaster);
-  for (uint32_t i = 0; i < 7; ++i) config_.AllowWrites<uint8_t>(kShadow + i, 0xff);
+  for (uint32_t i = 0; i < kShadowCount; ++i) config_.AllowWrites<uint8_t>(kShadow + i, 0xff);
   config_.AllowWrites<uint8_t>(kManagementRam, 0xff);
 }
 
-void HostBridge::OnReset() {}
+// SeaBIOS copies itself from the end of 4 GiB only if the registers say that there is no RAM yet.
+void HostBridge::OnReset() {
+  for (uint32_t i = 0; i < kShadowCount; ++i) config_.Set<uint8_t>(kShadow + i, 0);
+}
 
 IsaBridge::IsaBridge(IntxRouter& router) : router_(router) {
   Identify(0x8086, 0x7000, 0x06'01'00, 0);
