@@ -277,15 +277,19 @@ TEST_P(FileEngineTest, MoreRequestsThanTheKernelTakesAtOnceWaitTheirTurn) {
 std::string MakeLoopDevice(const std::string& path, UniqueFd& keep) {
   const UniqueFd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   const UniqueFd file(open(path.c_str(), O_RDWR | O_CLOEXEC));
-  const int index = control ? ioctl(control.get(), LOOP_CTL_GET_FREE) : -1;
-  if (index < 0) return "";
-  std::string name = fmt::format("/dev/loop{}", index);
-  keep.reset(open(name.c_str(), O_RDWR | O_CLOEXEC));
-  loop_config config{};
-  config.fd = static_cast<uint32_t>(file.get());
-  config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
-  if (!keep || ioctl(keep.get(), LOOP_CONFIGURE, &config) != 0) return "";
-  return name;
+  // Another test may take the one that is free.
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const int index = control ? ioctl(control.get(), LOOP_CTL_GET_FREE) : -1;
+    if (index < 0) return "";
+    std::string name = fmt::format("/dev/loop{}", index);
+    keep.reset(open(name.c_str(), O_RDWR | O_CLOEXEC));
+    loop_config config{};
+    config.fd = static_cast<uint32_t>(file.get());
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+    if (keep && ioctl(keep.get(), LOOP_CONFIGURE, &config) == 0) return name;
+    if (keep && errno != EBUSY) return "";
+  }
+  return "";
 }
 
 TEST_P(FileEngineTest, ABlockDeviceIsADisk) {

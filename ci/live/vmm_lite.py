@@ -338,7 +338,8 @@ def part_control(lab, options):
               == ["nvme0"], f"a new control process takes over: {devices}")
     qmp.command("quit")
     lab.check(control.wait(20) == 0, f"its quit: status {control.state()}")
-    lab.check(gone(cpu_pid) and gone(disk_pid), "the guest and its disk end")
+    left = [name for name, pid in (("guest", cpu_pid), ("disk", disk_pid)) if not gone(pid)]
+    lab.check(not left, f"the guest and its disk end; still there: {left or 0}")
     machine.check_no_complaints()
     wrong = flush_kill.judge_blocks(image.read_bytes(), flushed(machine))
     lab.check(wrong is None, wrong or f"the {flushed(machine)} flushed blocks are in the image")
