@@ -179,7 +179,7 @@ def run_here(options):
 
 def run_in_lab(argv, timeout, options=()):
     """The status of the same command with --here, in the lab, which ends with this process."""
-    return subprocess.run(["setpriv", "--pdeathsig", "TERM", live.CI / "kvm-lab", "--lab",
+    return subprocess.run(["setpriv", "--pdeathsig", "TERM", live.CI / "kvm-lab", "--lab", "--retries=1",
                            f"--timeout={timeout}", *options, *argv, "--here"]).returncode
 
 

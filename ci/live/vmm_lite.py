@@ -472,7 +472,8 @@ def run_outside(options):
     with tempfile.TemporaryDirectory(prefix="farside-vmm-lite-") as out:
         where = [] if options.here else ["--lab"]
         run = subprocess.run([
-            live.CI / "kvm-lab", *where, "--timeout", str(LAB_SECONDS), "--share", out,
+            live.CI / "kvm-lab", *where, "--retries=1", "--timeout", str(LAB_SECONDS), "--share",
+            out,
             sys.executable, "-B", __file__, "--inside", "--guest", guest, "--out", out,
             "--vmm-lite", options.vmm_lite, "--disk-proc", options.disk_proc,
             f"--part={options.part}", *bios])
