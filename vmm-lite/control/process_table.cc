@@ -1,6 +1,7 @@
 #include "vmm-lite/control/process_table.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/epoll.h>
@@ -207,6 +208,9 @@ Result<UniqueFd> ProcessTable::TakeChannel(const std::string& id, const ChannelW
   if (process == nullptr) {
     return FailWith(ENODEV, "there is no process {}: start it with add-process first", Quote(id));
   }
+  // It may have ended without the loop having come to see it.
+  pollfd ended{.fd = process->child.pidfd.get(), .events = POLLIN, .revents = 0};
+  if (process->running() && poll(&ended, 1, 0) == 1) process->OnReady(EPOLLIN);
   if (!process->running()) {
     const auto known = std::ranges::find(process->wishes, wish.rid, &ChannelWish::rid);
     if (known == process->wishes.end()) process->wishes.push_back(wish);
