@@ -3,6 +3,7 @@
 #include <array>
 
 #include "harness/scenario/args.h"
+#include "harness/scenario/disk_content.h"
 #include "harness/scenario/session.h"
 #include "harness/scenario/verb.h"
 
@@ -269,21 +270,8 @@ std::array<std::byte, 10> BlockCdb(uint8_t opcode, const Args& args) {
   return cdb;
 }
 
-// Empty where none is given.
 Result<std::vector<std::byte>> ContentOf(const Args& args) {
-  constexpr std::pair<std::string_view, Content::Kind> kKinds[] = {
-      {"seed", Content::Kind::kSeed},
-      {"fill", Content::Kind::kFill},
-      {"generated", Content::Kind::kGenerated}};
-  std::vector<std::byte> out;
-  for (const auto& [name, kind] : kKinds) {
-    if (!args.Has(name)) continue;
-    if (!out.empty()) return Fail("give one of seed, fill and generated");
-    out.resize(args.Number("blocks") * kBlockSize);
-    Content{.kind = kind, .number = args.Number(name)}.Produce(args.Number("block") * kBlockSize,
-                                                               out);
-  }
-  return out;
+  return DiskContent(args, kBlockSize, "seed, fill and generated");
 }
 
 // The status of a transfer that is looked at no further.
@@ -320,15 +308,8 @@ Result<Outputs> Read(Session& session, const Args& args) {
   if (!result) return tl::unexpected(result.error());
   auto judged = JudgeTransfer(driver, *result, args);
   if (!judged || expected->empty() || result->status != 0) return judged;
-  const auto [got, other] = std::ranges::mismatch(result->data, *expected);
-  if (got == result->data.end()) return judged;
-  constexpr size_t kShown = 16;
-  const auto index = static_cast<size_t>(got - result->data.begin());
-  const auto piece = [&](ConstBytes bytes) {
-    return FormatHex(bytes.subspan(index, std::min(kShown, bytes.size() - index)));
-  };
-  return Fail("the disk has {} from its byte {:#x} on, expected {}", piece(result->data),
-              args.Number("block") * kBlockSize + index, piece(*expected));
+  const auto same = CheckDiskContent(result->data, *expected, args.Number("block") * kBlockSize);
+  return same ? judged : tl::unexpected(same.error());
 }
 
 Result<Outputs> Write(Session& session, const Args& args) {

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "harness/scenario/args.h"
+#include "harness/scenario/disk_content.h"
 #include "harness/scenario/session.h"
 #include "harness/scenario/verb.h"
 
@@ -220,32 +221,7 @@ Result<std::vector<std::byte>> ContentOf(const Args& args, const NvmeDriver& dri
   if (args.Has("data")) {
     return std::vector<std::byte>(args.Data("data").begin(), args.Data("data").end());
   }
-  const uint64_t block_size = driver.name_space().block_size;
-  constexpr std::pair<std::string_view, Content::Kind> kKinds[] = {
-      {"seed", Content::Kind::kSeed},
-      {"fill", Content::Kind::kFill},
-      {"generated", Content::Kind::kGenerated}};
-  std::vector<std::byte> out;
-  for (const auto& [name, kind] : kKinds) {
-    if (!args.Has(name)) continue;
-    if (!out.empty()) return Fail("give one of seed, fill, generated and data");
-    out.resize(args.Number("blocks") * block_size);
-    Content{.kind = kind, .number = args.Number(name)}.Produce(args.Number("block") * block_size,
-                                                               out);
-  }
-  return out;
-}
-
-Result<void> CheckContent(ConstBytes got, ConstBytes expected, uint64_t offset) {
-  constexpr size_t kShown = 16;
-  const auto [at, other] = std::ranges::mismatch(got, expected);
-  if (at == got.end() && other == expected.end()) return {};
-  const auto index = static_cast<size_t>(at - got.begin());
-  const auto piece = [&](ConstBytes bytes) {
-    return FormatHex(bytes.subspan(index, std::min(kShown, bytes.size() - index)));
-  };
-  return Fail("the disk has {} from its byte {:#x} on, expected {}", piece(got), offset + index,
-              piece(expected));
+  return DiskContent(args, driver.name_space().block_size, "seed, fill, generated and data");
 }
 
 Result<Outputs> Read(Session& session, const Args& args) {
@@ -258,7 +234,7 @@ Result<Outputs> Read(Session& session, const Args& args) {
   auto judged = Judge(driver.Read(args.Narrow<uint16_t>("queue"), args.Number("block"), got), args);
   if (!judged || expected->empty() || args.Number("status") != 0) return judged;
   const auto equal =
-      CheckContent(got, *expected, args.Number("block") * driver.name_space().block_size);
+      CheckDiskContent(got, *expected, args.Number("block") * driver.name_space().block_size);
   return equal ? judged : tl::unexpected(equal.error());
 }
 

@@ -74,6 +74,7 @@ class RootPort final : public ConfigOnlyFunction {
   // The device is gone already.
   void PullOut();
 
+  void WriteConfig(uint32_t cpu, uint32_t offset, ConstBytes in) override;
   PciBus* FindBus(uint8_t number) override;
 
  private:
@@ -90,9 +91,6 @@ class RootPort final : public ConfigOnlyFunction {
   PciBus bus_;
   bool power_off_ = false;                // As Slot Control has it.
   std::shared_ptr<PciFunction> removed_;  // Handed to on_removed_ once nothing is locked.
-
- public:
-  void WriteConfig(uint32_t cpu, uint32_t offset, ConstBytes in) override;
 };
 
 }  // namespace farside::vmm

@@ -27,10 +27,6 @@ bool Overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
   return a < b + b_size && b < a + a_size;
 }
 
-bool Covers(uint32_t offset, size_t size, uint32_t reg, uint32_t reg_size) {
-  return Overlap(offset, size, reg, reg_size);
-}
-
 }  // namespace
 
 class PciProxy::BusMaster final : public DmaHandler {
@@ -304,10 +300,8 @@ void PciProxy::Watch() {
     int waiting = 0;
     if (!by_message && vfio_user && ioctl(hangup_.get(), FIONREAD, &waiting) == 0 && waiting > 0) {
       const auto woken = client_->WaitReadable(stop_.get(), 0);
-      by_message = woken.has_value() && bus_master_ != nullptr &&
-                   static_cast<vfio_user::VfioUserClient&>(*client_).dma_counts().reads +
-                           static_cast<vfio_user::VfioUserClient&>(*client_).dma_counts().writes !=
-                       0;
+      const auto counts = static_cast<vfio_user::VfioUserClient&>(*client_).dma_counts();
+      by_message = woken.has_value() && counts.reads + counts.writes != 0;
     }
     if (by_message && !ended) {
       const auto woken = client_->WaitReadable(stop_.get(), kLongNs);
@@ -377,26 +371,26 @@ void PciProxy::OnConfigWritten(uint32_t cpu, uint32_t offset, ConstBytes in) {
   const auto word = [&](uint32_t at, uint16_t old) {
     return static_cast<uint16_t>(byte(at, old & 0xff) | byte(at + 1, old >> 8) << 8);
   };
-  if (Covers(offset, in.size(), pci::kCommand, 2)) {
+  if (Overlap(offset, in.size(), pci::kCommand, 2)) {
     command_ = word(pci::kCommand, command_);
     bus_master_->set_enabled((command_ & pci::kCommandBusMaster) != 0);
     PlaceBars();
   }
-  if (Covers(offset, in.size(), pci::kBar0, 4 * kBars)) {
+  if (Overlap(offset, in.size(), pci::kBar0, 4 * kBars)) {
     for (uint32_t i = 0; i < kBars; ++i) {
       const uint32_t at = pci::kBar0 + 4 * i;
-      if (!Covers(offset, in.size(), at, 4)) continue;
+      if (!Overlap(offset, in.size(), at, 4)) continue;
       const uint32_t old = BarRegister(i);
       WriteBarRegister(i, uint32_t{word(at, static_cast<uint16_t>(old))} |
                               uint32_t{word(at + 2, static_cast<uint16_t>(old >> 16))} << 16);
     }
     PlaceBars();
   }
-  if (msix_ != 0 && Covers(offset, in.size(), msix_ + pci::kMsixControl + 1, 1)) {
+  if (msix_ != 0 && Overlap(offset, in.size(), msix_ + pci::kMsixControl + 1, 1)) {
     const uint32_t control = byte(msix_ + pci::kMsixControl + 1, 0) << 8;
     irqs_->SetMsix((control & pci::kMsixEnable) != 0, (control & pci::kMsixFunctionMask) != 0);
   }
-  if (msi_ != 0 && Covers(offset, in.size(), msi_ + pci::kMsiControl, pci::kMsiMask - 2)) {
+  if (msi_ != 0 && Overlap(offset, in.size(), msi_ + pci::kMsiControl, pci::kMsiMask - 2)) {
     UpdateMsi(cpu);
   }
 }
