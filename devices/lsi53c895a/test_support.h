@@ -67,6 +67,8 @@ class TestUnit final : public scsi::LogicalUnit {
     in.Get<uint8_t>();
     return {};
   }
+  void SaveFast(FastState&) const override {}
+  void LoadFast(FastReader&) override {}
 
   // Commands wait before they do anything.
   void Hold() { held = true; }

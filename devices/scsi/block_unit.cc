@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/big_endian.h"
 
@@ -77,6 +78,8 @@ Result<void> BlockUnit::Check(const block::BlockDevice& drive, uint32_t block_si
 void BlockUnit::Reset() { modes_.Reset(); }
 void BlockUnit::Save(StateWriter& out) const { modes_.Save(out); }
 Result<void> BlockUnit::Load(StateReader& in) { return modes_.Load(in); }
+void BlockUnit::SaveFast(FastState& out) const { modes_.SaveFast(out); }
+void BlockUnit::LoadFast(FastReader& in) { modes_.LoadFast(in); }
 
 Bytes BlockUnit::DriveBuffer(Request& request, uint64_t size) const {
   return request.buffer(size, std::max<size_t>(limits_.memory_alignment, sizeof(void*)));

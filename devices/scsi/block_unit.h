@@ -27,6 +27,8 @@ class BlockUnit : public LogicalUnit {
   void Reset() override;
   void Save(StateWriter& out) const override;
   Result<void> Load(StateReader& in) override;
+  void SaveFast(FastState& out) const override;
+  void LoadFast(FastReader& in) override;
 
   uint64_t block_count() const { return block_count_; }
   uint32_t block_size() const { return block_size_; }

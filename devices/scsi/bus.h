@@ -16,6 +16,8 @@
 #include "devices/scsi/sense.h"
 
 namespace farside {
+class FastReader;
+class FastState;
 class StateReader;
 class StateWriter;
 }  // namespace farside
@@ -190,6 +192,9 @@ class LogicalUnit {
   virtual void Save(StateWriter& out) const = 0;
   // Leaves the unit as it was if the state is refused. Gets no more bytes than Save put.
   virtual Result<void> Load(StateReader& in) = 0;
+  // The same as a copy, as Device::SaveFast and LoadFast.
+  virtual void SaveFast(FastState& out) const = 0;
+  virtual void LoadFast(FastReader& in) = 0;
 
   // Conditions that the next command of the initiator's is to be told of, oldest first. A reset
   // forgets those before it.
@@ -249,6 +254,10 @@ class Bus {
   // without OnPhase, the others reach their phases again. After an error the bus is to be reset.
   void Save(StateWriter& out) const;
   Result<void> Load(StateReader& in);
+  // The same as a copy, as Device::SaveFast and LoadFast: only of a bus that is drained, and into
+  // one without requests. A state with requests in it is no mere copy: they start anew as in Load.
+  void SaveFast(FastState& out) const;
+  void LoadFast(FastReader& in);
 
  private:
   friend class Request;
@@ -291,6 +300,13 @@ class Bus {
   static void ForgetSense(Unit& unit);
   bool AnyWorking() const;
 
+  // bus_state.cc.
+  struct SavedRequest;
+  struct SavedTaskSet;
+  static SavedRequest Describe(const Request& request);
+  static ConstBytes ReceivedBy(const Request& request);
+  std::shared_ptr<Request> Remake(const SavedRequest& saved);
+  void Adopt(const std::vector<std::shared_ptr<Request>>& requests);
   static void SaveRequest(const Request& request, StateWriter& out);
   Result<std::shared_ptr<Request>> LoadRequest(StateReader& in);
   Result<void> LoadRequests(StateReader& in, std::vector<std::shared_ptr<Request>>& requests);

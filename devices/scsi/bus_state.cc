@@ -14,6 +14,8 @@
 #include <string_view>
 #include <utility>
 
+#include "base/check.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/bus.h"
 
@@ -66,25 +68,76 @@ Result<void> Close(const StateReader& in, std::string_view section) {
 
 }  // namespace
 
+// A request but for the bytes of its last ReceiveOut.
+struct Bus::SavedRequest {
+  Nexus nexus;
+  Request::Stage stage = Request::Stage::kQueued;
+  bool began = false;
+  Status status = Status::kGood;
+  Sense sense;
+  uint8_t cdb_size = 0;
+  std::array<std::byte, kMaxCdb> cdb{};
+  uint64_t moved = 0;
+  uint64_t last = 0;  // Of these, in the last call of SendIn or ReceiveOut.
+};
+
+Bus::SavedRequest Bus::Describe(const Request& request) {
+  return {.nexus = request.nexus_,
+          .stage = request.stage_,
+          .began = request.began_,
+          .status = request.status_,
+          .sense = request.sense_,
+          .cdb_size = static_cast<uint8_t>(request.cdb_size_),
+          .cdb = request.cdb_,
+          .moved = request.moved_,
+          // What was loaded and is not run again yet is as it was.
+          .last = request.resumed_ != 0 ? request.resumed_last_ : request.moved_last_};
+}
+
+ConstBytes Bus::ReceivedBy(const Request& request) {
+  if (request.resumed_ != 0) return request.resumed_out_;
+  return ConstBytes(request.received_)
+      .first(std::min<size_t>(request.received_.size(), request.moved_last_));
+}
+
+// The request anew, for Adopt; the caller gives it what it had received.
+std::shared_ptr<Request> Bus::Remake(const SavedRequest& saved) {
+  const auto request =
+      std::make_shared<Request>(*this, saved.nexus, ConstBytes(saved.cdb).first(saved.cdb_size));
+  // It is run from its start; what it had to wait for then has ended.
+  request->stage_ = saved.stage == Request::Stage::kRunning ? Request::Stage::kQueued : saved.stage;
+  if (request->stage_ == Request::Stage::kEnded) request->phase_ = Phase::kStatus;
+  request->began_ = saved.began;
+  request->status_ = saved.status;
+  request->sense_ = saved.sense;
+  request->moved_ = request->resumed_ = saved.moved;
+  request->resumed_last_ = saved.last;
+  return request;
+}
+
+// Runs what Remake made.
+void Bus::Adopt(const std::vector<std::shared_ptr<Request>>& requests) {
+  requests_.insert(requests_.end(), requests.begin(), requests.end());
+  for (const auto& request : requests) {
+    if (request->stage_ != Request::Stage::kEnded) scope_.Spawn(Run(request));
+  }
+}
+
 void Bus::SaveRequest(const Request& request, StateWriter& out) {
-  out.Put(request.nexus_.target);
-  out.Put(request.nexus_.lun);
-  out.Put(request.nexus_.tag);
-  out.Put(static_cast<uint8_t>(request.nexus_.attribute));
-  out.Put(static_cast<uint8_t>(request.stage_));
-  out.Put(static_cast<uint8_t>(request.began_));
-  out.Put(static_cast<uint8_t>(request.status_));
-  SaveSense(request.sense_, out);
-  out.Put(static_cast<uint8_t>(request.cdb_size_));
-  out.PutBytes(request.cdb_);
-  // What was loaded and is not run again yet is as it was.
-  const bool resumes = request.resumed_ != 0;
-  const ConstBytes received =
-      resumes ? ConstBytes(request.resumed_out_)
-              : ConstBytes(request.received_)
-                    .first(std::min<size_t>(request.received_.size(), request.moved_last_));
-  out.Put(request.moved_);
-  out.Put(resumes ? request.resumed_last_ : request.moved_last_);
+  const SavedRequest saved = Describe(request);
+  out.Put(saved.nexus.target);
+  out.Put(saved.nexus.lun);
+  out.Put(saved.nexus.tag);
+  out.Put(static_cast<uint8_t>(saved.nexus.attribute));
+  out.Put(static_cast<uint8_t>(saved.stage));
+  out.Put(static_cast<uint8_t>(saved.began));
+  out.Put(static_cast<uint8_t>(saved.status));
+  SaveSense(saved.sense, out);
+  out.Put(saved.cdb_size);
+  out.PutBytes(saved.cdb);
+  out.Put(saved.moved);
+  out.Put(saved.last);
+  const ConstBytes received = ReceivedBy(request);
   out.Put(static_cast<uint32_t>(received.size()));
   out.PutBytes(received);
 }
@@ -115,39 +168,33 @@ void Bus::Save(StateWriter& out) const {
 }
 
 Result<std::shared_ptr<Request>> Bus::LoadRequest(StateReader& in) {
-  Nexus nexus{.target = in.Get<uint8_t>(), .lun = in.Get<uint8_t>(), .tag = in.Get<uint8_t>()};
+  SavedRequest saved;
+  saved.nexus = {.target = in.Get<uint8_t>(), .lun = in.Get<uint8_t>(), .tag = in.Get<uint8_t>()};
   const auto attribute = in.Get<uint8_t>();
   const auto stage = in.Get<uint8_t>();
-  const bool began = in.Get<uint8_t>() != 0;
+  saved.began = in.Get<uint8_t>() != 0;
   const auto status = in.Get<uint8_t>();
-  const Sense sense = LoadSense(in);
-  const auto cdb_size = in.Get<uint8_t>();
-  std::array<std::byte, kMaxCdb> cdb{};
-  in.GetBytes(cdb);
-  const auto moved = in.Get<uint64_t>();
-  const auto last = in.Get<uint64_t>();
+  saved.sense = LoadSense(in);
+  saved.cdb_size = in.Get<uint8_t>();
+  in.GetBytes(saved.cdb);
+  saved.moved = in.Get<uint64_t>();
+  saved.last = in.Get<uint64_t>();
   const auto received = in.Get<uint32_t>();
   if (attribute > static_cast<uint8_t>(TaskAttribute::kOrdered) ||
       stage > static_cast<uint8_t>(Request::Stage::kEnded) || !IsStatus(status) ||
-      cdb_size > kMaxCdb || !HasTarget(nexus.target) || last > moved || received > last ||
-      received > std::min<uint64_t>(kMaxReceived, in.remaining())) {
+      saved.cdb_size > kMaxCdb || !HasTarget(saved.nexus.target) || saved.last > saved.moved ||
+      received > saved.last || received > std::min<uint64_t>(kMaxReceived, in.remaining())) {
     return Fail("a saved SCSI command of target {}, lun {} is not one that this bus can have",
-                nexus.target, nexus.lun);
+                saved.nexus.target, saved.nexus.lun);
   }
-  nexus.attribute = TaskAttribute{attribute};
-  const auto request = std::make_shared<Request>(*this, nexus, ConstBytes(cdb).first(cdb_size));
-  if (request->cdb_size_ != cdb_size) {
-    return Fail("a saved SCSI command has {} bytes, which is not the size of its kind", cdb_size);
+  saved.nexus.attribute = TaskAttribute{attribute};
+  saved.stage = Request::Stage{stage};
+  saved.status = Status{status};
+  const auto request = Remake(saved);
+  if (request->cdb_size_ != saved.cdb_size) {
+    return Fail("a saved SCSI command has {} bytes, which is not the size of its kind",
+                saved.cdb_size);
   }
-  request->stage_ = Request::Stage{stage};
-  // It is run from its start; what it had to wait for then has ended.
-  if (request->stage_ == Request::Stage::kRunning) request->stage_ = Request::Stage::kQueued;
-  if (request->stage_ == Request::Stage::kEnded) request->phase_ = Phase::kStatus;
-  request->began_ = began;
-  request->status_ = Status{status};
-  request->sense_ = sense;
-  request->moved_ = request->resumed_ = moved;
-  request->resumed_last_ = last;
   request->resumed_out_.resize(received);
   in.GetBytes(request->resumed_out_);
   return request;
@@ -220,11 +267,56 @@ Result<void> Bus::Load(StateReader& in) {
     if (auto result = Close(in, section); !result) return result;
   }
   AbortAll();
-  requests_.insert(requests_.end(), requests.begin(), requests.end());
-  for (const auto& request : requests) {
-    if (request->stage_ != Request::Stage::kEnded) scope_.Spawn(Run(request));
-  }
+  Adopt(requests);
   return {};
+}
+
+// A task set but for its requests.
+struct Bus::SavedTaskSet {
+  Sense sense;
+  bool sense_owed = false;
+  size_t owner = kNoOwner;  // Of the sense data, among the requests.
+};
+
+void Bus::SaveFast(FastState& out) const {
+  CHECK(!AnyWorking());  // So none is aborted, either.
+  out.Put(requests_.size());
+  for (const auto& request : requests_) {
+    out.Put(Describe(*request));
+    const ConstBytes received = ReceivedBy(*request);
+    out.PutArray(received);
+  }
+  out.Put(units_.size());
+  for (const auto& [address, unit] : units_) {
+    const auto owner =
+        std::ranges::find(requests_, unit.sense_owner, &std::shared_ptr<Request>::get);
+    out.Put(SavedTaskSet{.sense = unit.sense,
+                         .sense_owed = unit.sense_owed,
+                         .owner = owner == requests_.end()
+                                      ? kNoOwner
+                                      : static_cast<size_t>(owner - requests_.begin())});
+    out.PutArray(unit.logical_unit->unit_attentions_);
+    unit.logical_unit->SaveFast(out);
+  }
+}
+
+void Bus::LoadFast(FastReader& in) {
+  CHECK(requests_.empty());
+  std::vector<std::shared_ptr<Request>> requests;
+  for (auto count = in.Get<size_t>(); count != 0; --count) {
+    requests.push_back(Remake(in.Get<SavedRequest>()));
+    in.GetArray(requests.back()->resumed_out_);
+  }
+  CHECK(in.Get<size_t>() == units_.size());
+  for (auto& [address, unit] : units_) {
+    const auto saved = in.Get<SavedTaskSet>();
+    unit.sense = saved.sense;
+    unit.sense_owed = saved.sense_owed;
+    unit.sense_owner = saved.owner == kNoOwner ? nullptr : requests[saved.owner].get();
+    in.GetArray(unit.logical_unit->unit_attentions_);
+    unit.logical_unit->LoadFast(in);
+  }
+  Adopt(requests);
 }
 
 }  // namespace farside::scsi

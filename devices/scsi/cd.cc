@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/big_endian.h"
 
@@ -357,6 +358,20 @@ Result<void> Cd::Load(StateReader& in) {
   tray_open_ = tray_open;
   event_ = Event{event};
   return {};
+}
+
+void Cd::SaveFast(FastState& out) const {
+  out.Put(tray_open_);
+  out.Put(prevented_);
+  out.Put(event_);
+  BlockUnit::SaveFast(out);
+}
+
+void Cd::LoadFast(FastReader& in) {
+  in.Get(tray_open_);
+  in.Get(prevented_);
+  in.Get(event_);
+  BlockUnit::LoadFast(in);
 }
 
 }  // namespace farside::scsi

@@ -26,6 +26,8 @@ class Cd final : public BlockUnit {
   void Reset() override;
   void Save(StateWriter& out) const override;
   Result<void> Load(StateReader& in) override;
+  void SaveFast(FastState& out) const override;
+  void LoadFast(FastReader& in) override;
 
  private:
   // Media events, MMC-6 table 295.

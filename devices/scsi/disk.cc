@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/mutant.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/disk_limits.h"
 
@@ -245,6 +246,16 @@ Result<void> Disk::Load(StateReader& in) {
   if (auto result = BlockUnit::Load(in); !result) return result;
   stopped_ = stopped;
   return {};
+}
+
+void Disk::SaveFast(FastState& out) const {
+  out.Put(stopped_);
+  BlockUnit::SaveFast(out);
+}
+
+void Disk::LoadFast(FastReader& in) {
+  in.Get(stopped_);
+  BlockUnit::LoadFast(in);
 }
 
 }  // namespace farside::scsi

@@ -28,6 +28,8 @@ class Disk final : public BlockUnit {
   void Reset() override;
   void Save(StateWriter& out) const override;
   Result<void> Load(StateReader& in) override;
+  void SaveFast(FastState& out) const override;
+  void LoadFast(FastReader& in) override;
 
  private:
   explicit Disk(const DiskOptions& options);

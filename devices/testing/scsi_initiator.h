@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/loop.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/bus.h"
 
@@ -92,6 +93,17 @@ class TestInitiator final : public Initiator {
     if (!reader) return tl::unexpected(reader.error());
     if (auto result = bus_->Load(*reader); !result) return result;
     return reader->Finish();
+  }
+  FastState SaveFast() const {
+    FastState state;
+    bus_->SaveFast(state);
+    return state;
+  }
+  // After Clear.
+  void LoadFast(const FastState& state) {
+    FastReader reader(state);
+    bus_->LoadFast(reader);
+    EXPECT_TRUE(reader.done());
   }
 
   void OnPhase(Request& request) override {
