@@ -19,6 +19,7 @@
 
 namespace farside {
 
+class FastState;
 class StateReader;
 class StateWriter;
 
@@ -98,6 +99,14 @@ class Device {
   // middle of a resume. Load leaves the device as it was if the state is refused.
   virtual void Save(StateWriter& out) const = 0;
   virtual Result<void> Load(StateReader& in) = 0;
+
+  // The same state as a copy of memory, for this object alone (devices/core/fast_state.h). Only of
+  // a device that is drained and not resumed yet; LoadFast also wants it reset before it was
+  // drained. Afterwards Save gives what it gave when `out` was saved, whatever came between; so
+  // does all that no state tells of (counters, fairness) and that later events depend on. Times are
+  // absolute: the clock is the same. What back-ends and guest memory hold is the caller's.
+  virtual void SaveFast(FastState& out) const = 0;
+  virtual void LoadFast(const FastState& in) = 0;
 
   virtual std::span<const DoorbellRange> doorbells() const { return {}; }
 };

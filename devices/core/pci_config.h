@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "devices/core/device.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/pci_registers.h"
 
 namespace farside {
@@ -91,6 +92,9 @@ class PciConfig {
   // Takes over what a driver may write, and the device's own status bits, from saved bytes. Refused
   // if what is fixed differs: the state is of another device.
   Result<void> Load(ConstBytes saved);
+  // As Device::SaveFast and LoadFast.
+  void SaveFast(FastState& out) const { out.Put(bytes_); }
+  void LoadFast(FastReader& in) { in.Get(bytes_); }
 
  private:
   uint16_t Load16(uint32_t offset) const {

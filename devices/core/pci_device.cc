@@ -118,11 +118,18 @@ void PciDevice::Reset(ResetKind kind) {
 }
 
 std::vector<uint64_t> PciDevice::PendingBits() const {
-  std::vector<uint64_t> bits = msix_.pending;
-  if (env_.irq.owns_msix_table()) {
-    for (uint32_t vector = 0; vector < info_.msix_count; ++vector) {
-      if (env_.irq.msix_pending(vector)) bits[vector / 64] |= uint64_t{1} << vector % 64;
-    }
+  std::vector<uint64_t> bits(msix_.pending.size());
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = PendingWord(i);
+  return bits;
+}
+
+// Of vectors 64 * index on: ours and those of a sink.
+uint64_t PciDevice::PendingWord(size_t index) const {
+  uint64_t bits = msix_.pending[index];
+  if (!env_.irq.owns_msix_table()) return bits;
+  const auto first = static_cast<uint32_t>(64 * index);
+  for (uint32_t vector = first; vector < std::min(first + 64, info_.msix_count); ++vector) {
+    if (env_.irq.msix_pending(vector)) bits |= uint64_t{1} << vector % 64;
   }
   return bits;
 }
@@ -155,6 +162,7 @@ void PciDevice::SignalVector(uint32_t vector) {
 
 void PciDevice::DeliverPending() {
   if (config_.msix_enabled()) {
+    if (std::ranges::all_of(msix_.pending, [](uint64_t word) { return word == 0; })) return;
     for (uint32_t vector = 0; vector < info_.msix_count; ++vector) {
       uint64_t& word = msix_.pending[vector / 64];
       const uint64_t bit = uint64_t{1} << vector % 64;
@@ -264,6 +272,27 @@ Result<void> PciDevice::Load(StateReader& in) {
   SetIntxLevel(level != 0);
   DeliverPending();
   return {};
+}
+
+void PciDevice::SaveFast(FastState& out) const {
+  out.Clear();
+  config_.SaveFast(out);
+  out.PutArray(msix_.entries);
+  for (size_t i = 0; i < msix_.pending.size(); ++i) out.Put(PendingWord(i));
+  out.Put(intx_level_);
+  SaveModelFast(out);
+}
+
+void PciDevice::LoadFast(const FastState& state) {
+  FastReader in(state);
+  config_.LoadFast(in);
+  in.GetArray(std::span(msix_.entries));
+  for (uint64_t& word : msix_.pending) in.Get(word);
+  const bool level = in.Get<bool>();
+  LoadModelFast(in);
+  CHECK(in.done());
+  SetIntxLevel(level);
+  DeliverPending();
 }
 
 }  // namespace farside

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "devices/core/device.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/pci_config.h"
 #include "devices/core/state.h"
 
@@ -21,6 +22,8 @@ class PciDevice : public Device {
   void Reset(ResetKind kind) final;
   void Save(StateWriter& out) const final;
   Result<void> Load(StateReader& in) final;
+  void SaveFast(FastState& out) const final;
+  void LoadFast(const FastState& in) final;
 
  protected:
   // `env` is copied. Regions, INTx, MSI and MSI-X counts of DeviceInfo come from `config`; an
@@ -39,6 +42,10 @@ class PciDevice : public Device {
   // device that is reset and drained.
   virtual void SaveModel(StateWriter& out) const = 0;
   virtual Result<void> LoadModel(StateReader& in) = 0;
+  // The model's part of Device::SaveFast and LoadFast; it sees to it that it is drained. What it
+  // gets is what it put.
+  virtual void SaveModelFast(FastState& out) const = 0;
+  virtual void LoadModelFast(FastReader& in) = 0;
   // The device's own DMA to a BAR of its own, which it lies inside of: what crosses its border is a
   // kFault. The default is what a bus does with an address that nobody claims: kFault, nothing
   // moved. `access` is the device's, as in DmaSpace.
@@ -89,6 +96,7 @@ class PciDevice : public Device {
   bool TakesBarAccess(uint32_t bar, uint64_t offset, size_t size) const;
   void ReadPba(uint64_t offset, Bytes out) const;
   std::vector<uint64_t> PendingBits() const;
+  uint64_t PendingWord(size_t index) const;
   bool InsideOwnBar(uint64_t iova, uint64_t size, uint32_t bar, uint64_t offset) const;
   bool MsixMasked(uint32_t vector) const;
   void SignalMsix(uint32_t vector);

@@ -104,6 +104,8 @@ class TestDevice final : public PciDevice {
     Copy(Bytes(bars[0]).first(64), loaded);
     return {};
   }
+  void SaveModelFast(FastState& out) const override { out.PutArray(bars.at(0)); }
+  void LoadModelFast(FastReader& in) override { in.GetArray(std::span(bars[0])); }
   DmaStatus SelfAccess(uint32_t bar, uint64_t offset, Bytes data, DmaAccess access) override {
     if (!takes_self_access) return PciDevice::SelfAccess(bar, offset, data, access);
     self_accesses.emplace_back(bar, offset, data.size());
@@ -575,6 +577,62 @@ TEST_F(PciDeviceStateTest, TheStateOfAnotherDeviceIsRefused) {
   ASSERT_FALSE(loaded);
   EXPECT_THAT(loaded.error().message, HasSubstr("another device"));
   EXPECT_EQ(SaveOf(other), before);
+}
+
+TEST_F(PciDeviceStateTest, AFastLoadIsBackWhereTheFastSaveWas) {
+  Use(device_);
+  const auto state = Save();
+  FastState fast;
+  device_.SaveFast(fast);
+  const auto bars = device_.bars;
+  EXPECT_CALL(irq_, SetIntx(false));
+  device_.Reset(ResetKind::kFunction);
+  Mock::VerifyAndClearExpectations(&irq_);
+  WriteConfig(pci::kBar0, uint32_t{0x1234'0000});
+  Write(Region::kBar4, kTable + 8, uint32_t{7});
+  Write(Region::kBar0, 0, uint32_t{0x7777'7777});
+  EXPECT_CALL(irq_, SetIntx(true));
+  EXPECT_CALL(irq_, SignalMsix).Times(0);
+  device_.LoadFast(fast);
+  EXPECT_EQ(Save(), state);
+  EXPECT_EQ(device_.bars[0], bars.at(0));
+  // What was pending is delivered when its mask goes.
+  Mock::VerifyAndClearExpectations(&irq_);
+  EXPECT_CALL(irq_, SetIntx(false));  // MSI-X comes on.
+  EXPECT_CALL(irq_, SignalMsix(0));
+  EXPECT_CALL(irq_, SignalMsix(65));
+  SetVectorMask(0, false);
+  SetVectorMask(65, false);
+  EnableMsix();
+}
+
+TEST_F(PciDeviceStateTest, AFastLoadLeavesALineThatIsWhereItWas) {
+  device_.SetIntxLevel(true);
+  FastState fast;
+  device_.SaveFast(fast);
+  EXPECT_CALL(irq_, SetIntx).Times(0);
+  device_.LoadFast(fast);
+  Mock::VerifyAndClearExpectations(&irq_);
+  device_.Reset(ResetKind::kFunction);
+  FastState fresh;
+  device_.SaveFast(fresh);
+  EXPECT_EQ(fresh.size(), fast.size());
+  device_.SetIntxLevel(true);
+  EXPECT_CALL(irq_, SetIntx(false));
+  device_.LoadFast(fresh);
+}
+
+TEST_F(PciDeviceStateTest, PendingBitsThatTheClientKeepsAreInAFastStateToo) {
+  client_owns_ = true;
+  EnableMsix();
+  FastState fast;
+  {
+    EXPECT_CALL(irq_, msix_pending).WillRepeatedly([](uint32_t vector) { return vector == 65; });
+    device_.SaveFast(fast);
+  }
+  device_.Reset(ResetKind::kFunction);
+  EXPECT_CALL(irq_, SignalMsix(65));
+  device_.LoadFast(fast);
 }
 
 TEST_F(PciDeviceStateTest, NoTruncatedStateLoads) {

@@ -101,6 +101,8 @@ class Chip final : public PciDevice, private scsi::Initiator {
   DmaStatus SelfAccess(uint32_t bar, uint64_t offset, Bytes data, DmaAccess access) override;
   void SaveModel(StateWriter& out) const override;
   Result<void> LoadModel(StateReader& in) override;
+  void SaveModelFast(FastState& out) const override;
+  void LoadModelFast(FastReader& in) override;
 
   // scsi::Initiator.
   void OnPhase(scsi::Request&) override { Kick(); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/mutant.h"
 
 namespace farside::lsi53c895a {
@@ -398,6 +399,25 @@ Result<void> TargetLink::TakeOver(const Loaded& loaded) {
   request_ = request;
   disconnected_ = std::move(disconnected);
   return {};
+}
+
+void TargetLink::SaveFast(FastState& out) const {
+  out.Put(state_);
+  out.Put(request_ != nullptr);
+  const auto alive = [](const auto& request) { return !request->aborted(); };
+  out.Put(std::ranges::count_if(disconnected_, alive));
+  for (const auto& request : disconnected_) {
+    if (alive(request)) out.Put(request->nexus());
+  }
+}
+
+void TargetLink::LoadFast(FastReader& in) {
+  Loaded loaded;
+  in.Get(loaded.state);
+  in.Get(loaded.has_request);
+  loaded.disconnected.resize(static_cast<size_t>(in.Get<ptrdiff_t>()));
+  for (scsi::Nexus& nexus : loaded.disconnected) in.Get(nexus);
+  CHECK(TakeOver(loaded).has_value());
 }
 
 }  // namespace farside::lsi53c895a

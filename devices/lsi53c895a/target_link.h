@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "devices/core/fast_state.h"
 #include "devices/core/state.h"
 #include "devices/scsi/bus.h"
 
@@ -79,6 +80,9 @@ class TargetLink {
   struct Loaded;
   static Result<std::shared_ptr<Loaded>> Load(StateReader& in);
   Result<void> TakeOver(const Loaded& loaded);
+  // The same as a copy, as Device::SaveFast and LoadFast; the bus's requests are loaded before.
+  void SaveFast(FastState& out) const;
+  void LoadFast(FastReader& in);
 
  private:
   // What the target does when the initiator has all of its message.

@@ -208,6 +208,11 @@ class Machine {
     if (!reader) return tl::unexpected(reader.error());
     return chip->Load(*reader);
   }
+  FastState SaveFast() const {
+    FastState state;
+    chip->SaveFast(state);
+    return state;
+  }
 
   ManualClock clock;
   Loop loop{clock};

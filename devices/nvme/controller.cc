@@ -257,7 +257,7 @@ void Controller::AbandonWork() {
   CancelCommands();
   queues_.Clear();
   starved_queues_ = 0;
-  events_ = {};
+  events_.Clear();
   features_.Reset(clock().now_ns());
   changed_.NotifyAll();
 }

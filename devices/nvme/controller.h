@@ -107,6 +107,8 @@ class Controller final : public PciDevice {
   void OnBusMasterChanged() override;
   void SaveModel(StateWriter& out) const override;
   Result<void> LoadModel(StateReader& in) override;
+  void SaveModelFast(FastState& out) const override;
+  void LoadModelFast(FastReader& in) override;
 
   // controller.cc: registers, doorbells, starting and stopping.
   void OnRegisterWrite(size_t row, uint64_t old);
@@ -170,6 +172,7 @@ class Controller final : public PciDevice {
   Result<void> LoadCommands(StateReader& in, Loaded& loaded) const;
   Result<void> CheckCommand(const Command& command, Loaded& loaded) const;
   void TakeOver(Loaded& loaded);
+  void CheckAtRest() const;
 
   uint64_t cc() const { return regs_[kCc]; }
   uint64_t csts() const { return regs_[kCsts]; }

@@ -39,6 +39,12 @@ struct EventState {
   uint8_t pending = 0;                 // Bit n: Event n. An event is pending once, however often.
   uint8_t masked_types = 0;            // Bit n: type n was reported and its log not read since.
 
+  // The memory of `requests` is kept.
+  void Clear() {
+    requests.clear();
+    pending = 0;
+    masked_types = 0;
+  }
   void Raise(Event event) { pending = static_cast<uint8_t>(pending | Bit(event)); }
   // The event to report next, if any.
   bool Next(Event* event) const {

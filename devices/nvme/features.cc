@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/check.h"
 #include "base/mutant.h"
 
 namespace farside::nvme {
@@ -38,8 +39,8 @@ Outcome Failed(Status status) { return {.status = status}; }
 
 }  // namespace
 
-Features::Features(uint32_t io_pairs, uint32_t vectors)
-    : io_pairs_(io_pairs), coalescing_disabled_(vectors) {
+Features::Features(uint32_t io_pairs, uint32_t vectors) : io_pairs_(io_pairs), vectors_(vectors) {
+  CHECK(vectors <= kMaxVectors);
   Reset(0);
 }
 
@@ -49,7 +50,7 @@ void Features::Reset(uint64_t now_ns) {
   completion_queues_ = io_pairs_;
   over_temperature_ = kWarningTemperature;
   under_temperature_ = 0;
-  std::ranges::fill(coalescing_disabled_, uint8_t{0});
+  coalescing_disabled_.reset();
   timestamp_ms_ = 0;
   timestamp_set_ns_ = now_ns;
   timestamp_from_host_ = false;
@@ -120,8 +121,8 @@ Outcome Features::SetTemperatureThreshold(uint32_t value) {
 
 Outcome Features::SetVectorConfiguration(uint32_t value) {
   const uint32_t vector = value & 0xffff;
-  if (vector >= coalescing_disabled_.size()) return Failed(Status::kInvalidField);
-  coalescing_disabled_[vector] = value >> 16 & 1;
+  if (vector >= vectors_) return Failed(Status::kInvalidField);
+  coalescing_disabled_[vector] = (value >> 16 & 1) != 0;
   return {};
 }
 
@@ -136,7 +137,7 @@ Outcome Features::Get(const Sqe& sqe) const {
       return Current(id, sqe.cdw11);
     case kDefault:
     case kSaved: {  // Nothing was ever saved: the default.
-      Features fresh(io_pairs_, static_cast<uint32_t>(coalescing_disabled_.size()));
+      Features fresh(io_pairs_, vectors_);
       return fresh.Current(id, sqe.cdw11);
     }
     case kCapabilities:
@@ -158,7 +159,7 @@ Outcome Features::Current(FeatureId id, uint32_t cdw11) const {
     }
     case FeatureId::kInterruptVectorConfiguration: {
       const uint32_t vector = cdw11 & 0xffff;
-      if (vector >= coalescing_disabled_.size()) return Failed(Status::kInvalidField);
+      if (vector >= vectors_) return Failed(Status::kInvalidField);
       return {.dw0 = vector | uint32_t{coalescing_disabled_[vector]} << 16};
     }
     case FeatureId::kTimestamp:
@@ -195,7 +196,9 @@ void Features::Save(StateWriter& out, uint64_t now_ns) const {
   out.Put(completion_queues_);
   out.Put(over_temperature_);
   out.Put(under_temperature_);
-  out.PutBytes(std::as_bytes(std::span(coalescing_disabled_)));
+  for (uint32_t vector = 0; vector < vectors_; ++vector) {
+    out.Put(static_cast<uint8_t>(coalescing_disabled_[vector]));
+  }
   out.Put(timestamp_ms_);
   out.Put(now_ns - timestamp_set_ns_);
   out.Put(static_cast<uint8_t>(timestamp_from_host_));
@@ -219,8 +222,9 @@ Result<void> Features::Load(StateReader& in, uint64_t now_ns) {
   }
   over_temperature_ = in.Get<uint16_t>();
   under_temperature_ = in.Get<uint16_t>();
-  in.GetBytes(std::as_writable_bytes(std::span(coalescing_disabled_)));
-  for (uint8_t& disabled : coalescing_disabled_) disabled = disabled != 0 ? 1 : 0;
+  for (uint32_t vector = 0; vector < vectors_; ++vector) {
+    coalescing_disabled_[vector] = in.Get<uint8_t>() != 0;
+  }
   timestamp_ms_ = in.Get<uint64_t>() & kTimestampMask;
   timestamp_set_ns_ = now_ns - in.Get<uint64_t>();  // May lie before the clock's zero: wraps back.
   timestamp_from_host_ = in.Get<uint8_t>() != 0;

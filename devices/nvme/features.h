@@ -3,9 +3,9 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <iterator>
-#include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -44,9 +44,11 @@ inline constexpr FeatureDef kFeatures[] = {
 };
 static_assert(std::size(kFeatures) == kFeatureRowCount);
 
+// Trivially copyable: a copy is a fast state.
 class Features {
  public:
   static constexpr size_t kTimestampSize = 8;
+  static constexpr uint32_t kMaxVectors = 2048;
 
   Features(uint32_t io_pairs, uint32_t vectors);
 
@@ -83,13 +85,14 @@ class Features {
   Outcome Current(FeatureId id, uint32_t cdw11) const;
 
   uint32_t io_pairs_;
+  uint32_t vectors_;
   std::array<uint32_t, kFeatureRowCount> values_{};
   uint32_t submission_queues_ = 0;
   uint32_t completion_queues_ = 0;
   uint16_t over_temperature_ = 0;
   uint16_t under_temperature_ = 0;
-  std::vector<uint8_t> coalescing_disabled_;  // By vector: CD.
-  uint64_t timestamp_ms_ = 0;                 // At timestamp_set_ns_.
+  std::bitset<kMaxVectors> coalescing_disabled_;  // By vector: CD.
+  uint64_t timestamp_ms_ = 0;                     // At timestamp_set_ns_.
   uint64_t timestamp_set_ns_ = 0;
   bool timestamp_from_host_ = false;
 };

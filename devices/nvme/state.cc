@@ -349,4 +349,48 @@ void Controller::TakeOver(Loaded& loaded) {
   DeliverEvents();
 }
 
+// No command has a place, none is being fetched, and what waited for that has happened.
+void Controller::CheckAtRest() const {
+  CHECK(paused_ && tasks_ == 0 && phase_ != Phase::kResetting);
+  CHECK(io_commands_.available() == kMaxIoCommands);
+  CHECK(admin_commands_.available() == kMaxAdminCommands);
+}
+
+// What no stream tells of is here, too: what ends up in a dead controller's queues, and whose turn
+// it is to have a place for a command.
+void Controller::SaveModelFast(FastState& out) const {
+  CheckAtRest();
+  out.Put(regs_);
+  out.Put(phase_);
+  out.PutArray(queues_.sq);
+  out.PutArray(queues_.cq);
+  out.Put(queues_.io_created);
+  out.Put(starved_queues_);
+  out.Put(next_starved_);
+  out.Put(features_);
+  out.PutArray(events_.requests);
+  out.Put(events_.pending);
+  out.Put(events_.masked_types);
+  out.Put(health_);
+  out.Put(guest_errors_);
+}
+
+void Controller::LoadModelFast(FastReader& in) {
+  CheckAtRest();
+  ++epoch_;
+  in.Get(regs_);
+  in.Get(phase_);
+  in.GetArray(std::span(queues_.sq));
+  in.GetArray(std::span(queues_.cq));
+  in.Get(queues_.io_created);
+  in.Get(starved_queues_);
+  in.Get(next_starved_);
+  in.Get(features_);
+  in.GetArray(events_.requests);
+  in.Get(events_.pending);
+  in.Get(events_.masked_types);
+  in.Get(health_);
+  in.Get(guest_errors_);
+}
+
 }  // namespace farside::nvme

@@ -217,6 +217,8 @@ class DeviceTap::TappedDevice final : public Device {
   void Resume() override { real_->Resume(); }
   void Save(StateWriter& out) const override { real_->Save(out); }
   Result<void> Load(StateReader& in) override { return real_->Load(in); }
+  void SaveFast(FastState& out) const override { real_->SaveFast(out); }
+  void LoadFast(const FastState& in) override { real_->LoadFast(in); }
   std::span<const DoorbellRange> doorbells() const override { return real_->doorbells(); }
 
  private:

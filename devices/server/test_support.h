@@ -95,6 +95,8 @@ class FakeDevice final : public PciDevice {
   void OnReset(ResetKind kind) override;
   void SaveModel(StateWriter& out) const override;
   Result<void> LoadModel(StateReader& in) override;
+  void SaveModelFast(FastState& out) const override;
+  void LoadModelFast(FastReader& in) override;
 
   Task<void> RunRead(std::shared_ptr<Dma> access, uint64_t iova);
   Task<void> RunWrite(std::shared_ptr<Dma> access, uint64_t iova);
