@@ -223,6 +223,27 @@ Task<DmaStatus> PciDevice::Gate::Write(uint64_t iova, ConstBytes in) {
   co_return co_await device_.env_.dma.Write(iova, in);
 }
 
+// What a lease holds for the function may be written only as long as it masters the bus: a driver
+// that switches that off while a transfer is under way takes its memory back.
+class PciDevice::Gate::Lease final : public DmaBuffer::Lease {
+ public:
+  Lease(PciDevice& device, DmaAccess access, DmaBuffer buffer)
+      : device_(device), access_(access), buffer_(std::move(buffer)) {}
+
+  Task<DmaStatus> WriteBack() override {
+    const bool writes = access_ == DmaAccess::kWrite;
+    if (writes && !device_.config_.may_master()) co_return DmaStatus::kFault;
+    co_return co_await buffer_.Finish();
+  }
+  // Finish of the buffer inside looks.
+  bool revoked() const override { return false; }
+
+ private:
+  PciDevice& device_;
+  const DmaAccess access_;
+  DmaBuffer buffer_;
+};
+
 Task<DmaStatus> PciDevice::Gate::Map(std::span<const DmaSegment> segments, DmaAccess access,
                                      DmaBuffer* buffer) {
   uint32_t bar;
@@ -233,7 +254,13 @@ Task<DmaStatus> PciDevice::Gate::Map(std::span<const DmaSegment> segments, DmaAc
       co_return DmaStatus::kFault;
     }
   }
-  co_return co_await device_.env_.dma.Map(segments, access, buffer);
+  DmaBuffer inner;
+  const DmaStatus status = co_await device_.env_.dma.Map(segments, access, &inner);
+  if (status != DmaStatus::kOk) co_return status;
+  std::vector<iovec> iovecs(inner.iovecs().begin(), inner.iovecs().end());
+  *buffer =
+      DmaBuffer(std::move(iovecs), std::make_unique<Lease>(device_, access, std::move(inner)));
+  co_return status;
 }
 
 void PciDevice::Save(StateWriter& out) const {

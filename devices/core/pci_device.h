@@ -78,6 +78,7 @@ class PciDevice : public Device {
                         DmaBuffer* buffer) override;
 
    private:
+    class Lease;
     PciDevice& device_;
   };
 
