@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 
 namespace farside {
@@ -20,9 +21,14 @@ std::string_view Prefix(LogLevel level) {
   return "";
 }
 
+std::atomic<bool> muted = false;
+
 }  // namespace
 
+void MuteLog() { muted = true; }
+
 void LogLine(LogLevel level, std::string_view who, std::string_view message) {
+  if (muted) return;
   const std::string line =
       fmt::format("{}: {}: {}{}\n", program_invocation_short_name, who, Prefix(level), message);
   // A log that cannot be written must not stop the process.

@@ -1,5 +1,5 @@
-// Log lines on standard error: "disk-proc: nvme0: warning: ...". No state: who speaks is an
-// argument.
+// Log lines on standard error: "disk-proc: nvme0: warning: ...". No state but MuteLog's: who speaks
+// is an argument.
 #pragma once
 
 #include <fmt/format.h>
@@ -13,6 +13,9 @@ enum class LogLevel { kInfo, kWarning, kError };
 
 // Writes one line at once, so that lines of several processes do not mix.
 void LogLine(LogLevel level, std::string_view who, std::string_view message);
+
+// From now on nothing is written: for programs in which peers misbehave on purpose.
+void MuteLog();
 
 template <typename... Args>
 void LogInfo(std::string_view who, fmt::format_string<Args...> format, Args&&... args) {

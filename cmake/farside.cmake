@@ -47,6 +47,16 @@ elseif(FARSIDE_SANITIZE)
   message(FATAL_ERROR "FARSIDE_SANITIZE is '${FARSIDE_SANITIZE}': use address, thread or nothing")
 endif()
 
+if(FARSIDE_FUZZ)
+  # Everything is instrumented; an engine is linked to fuzz targets alone. OSS-Fuzz names its own.
+  target_compile_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
+  set(FARSIDE_FUZZING_ENGINE -fsanitize=fuzzer)
+  if(DEFINED ENV{LIB_FUZZING_ENGINE})
+    set(FARSIDE_FUZZING_ENGINE $ENV{LIB_FUZZING_ENGINE})
+  endif()
+endif()
+
 # farside_library(NAME SOURCES a.cc ... [DEPS farside_base ...]): one static library for a folder.
 # It can include only what it and its DEPS may see; ci/check-includes holds folders to that.
 function(farside_library name)

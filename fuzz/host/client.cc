@@ -1,0 +1,506 @@
+#include "fuzz/host/client.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "base/check.h"
+#include "fuzz/host/oracle.h"
+
+namespace farside::fuzz {
+
+using vfio_user::Command;
+
+namespace {
+
+constexpr uint8_t kGuardByte = 0xdb;
+constexpr std::string_view kCapabilities =
+    R"({"capabilities":{"max_msg_fds":16,"write_multiple":true,"farside":{"interrupt":true,"clock":true}}})";
+// How often a wait may find nothing new before what is missing counts as never coming.
+constexpr uint32_t kPatience = 4;
+// Bits of a window's `size`.
+constexpr uint8_t kWindowByFd = 1 << 2;
+constexpr uint8_t kWindowOtherReach = 1 << 3;  // Not as the session's other windows.
+
+template <typename T>
+void Append(std::vector<std::byte>& out, const T& object) {
+  const ConstBytes bytes = AsBytes(object);
+  out.insert(out.end(), bytes.begin(), bytes.end());
+}
+
+template <typename... T>
+std::vector<std::byte> Pack(const T&... parts) {
+  std::vector<std::byte> out;
+  (Append(out, parts), ...);
+  return out;
+}
+
+}  // namespace
+
+SharedWindow::SharedWindow(uint64_t size)
+    : fd_(MakeMemfd("fuzz", size + 2 * kGuard).value()),
+      mapping_(Mapping::Map(fd_.get(), 0, size + 2 * kGuard, PROT_READ | PROT_WRITE).value()) {
+  Fill({mapping_.data(), kGuard}, kGuardByte);
+  Fill({mapping_.data() + kGuard + size, kGuard}, kGuardByte);
+}
+
+void SharedWindow::CheckGuards() const {
+  const auto intact = [](ConstBytes guard) {
+    return std::ranges::all_of(guard, [](std::byte b) { return b == std::byte{kGuardByte}; });
+  };
+  if (!intact({mapping_.data(), kGuard}) ||
+      !intact({mapping_.data() + mapping_.size() - kGuard, kGuard})) {
+    Violation("guard", "memory beside a window was written");
+  }
+}
+
+Client::Client(Pump& pump, AnswerSource& source) : pump_(pump), source_(source) {
+  for (Vector& vector : vectors_) vector.eventfd = MakeEventfd().value();
+}
+
+Client::~Client() = default;
+
+bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
+  transport_ = std::move(transport);
+  reader_ = std::make_unique<vfio_user::FrameReader>(
+      vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
+  by_message_ = by_message;
+  closed_ = broke_framing_ = held_ = false;
+  waiting_.reset();
+  waiting_count_ = 0;
+  held_dma_.clear();
+  windows_.clear();
+  for (Vector& vector : vectors_) {
+    vector.armed = false;
+    DrainEventfd(vector.eventfd.get());
+  }
+  Fill(memory_.bytes(), 0);
+  Fill(high_memory_.bytes(), 0);
+  counts_ = {};
+  std::vector<std::byte> version = Pack(vfio_user::Version{.major = 0, .minor = 1});
+  const ConstBytes text = std::as_bytes(std::span(kCapabilities));
+  version.insert(version.end(), text.begin(), text.end());
+  version.push_back(std::byte{0});
+  if (!Call(Command::kVersion, version)) return false;
+  Map(Host::kBase, Host::kSize, 3, !by_message);
+  Map(Host::kHighBase, Host::kHighSize, 3, !by_message);
+  Wait();
+  return true;
+}
+
+void Client::Disconnect() {
+  transport_.reset();
+  waiting_.reset();
+  waiting_count_ = 0;
+  held_dma_.clear();
+  held_ = false;
+  // What was under way may still be written and signalled until the server has seen the end.
+  while (pump_.Step()) {
+  }
+  for (Vector& vector : vectors_) {
+    vector.armed = false;
+    DrainEventfd(vector.eventfd.get());
+  }
+}
+
+uint16_t Client::Send(Command command, ConstBytes payload, uint32_t flags,
+                      std::span<const int> fds) {
+  const uint16_t id = ++last_id_;
+  const vfio_user::Header header = vfio_user::CommandHeader(id, command, payload.size(), flags);
+  std::vector<std::byte> message = Pack(header);
+  message.insert(message.end(), payload.begin(), payload.end());
+  // It counts as sent before it is, since it may be answered within.
+  if ((flags & vfio_user::kFlagNoReply) == 0 && !waiting_[id]) {
+    waiting_.set(id);
+    ++waiting_count_;
+  }
+  SendBytes(message, fds);
+  return id;
+}
+
+void Client::SendBytes(ConstBytes bytes, std::span<const int> fds) {
+  uint32_t idle = 0;
+  while (!bytes.empty() && transport_ != nullptr && !closed_) {
+    const ssize_t sent = transport_->Send(bytes, fds);
+    if (sent > 0) {
+      bytes = bytes.subspan(static_cast<size_t>(sent));
+      fds = {};
+      idle = 0;
+    } else if (sent == -EAGAIN) {
+      // The server may wait for this end to read.
+      const bool came = Receive();
+      if (!pump_.Step() && !came && ++idle > kPatience) {
+        Violation("answered", "the server takes no more bytes and sends none");
+      }
+    } else {
+      closed_ = true;
+    }
+  }
+}
+
+std::optional<std::vector<std::byte>> Client::Call(Command command, ConstBytes payload,
+                                                   std::span<const int> fds) {
+  wanted_payload_.reset();
+  wanted_ = static_cast<uint16_t>(last_id_ + 1);
+  const uint16_t id = Send(command, payload, 0, fds);
+  Wait(id);
+  wanted_.reset();
+  return std::exchange(wanted_payload_, std::nullopt);
+}
+
+void Client::Wait(std::optional<uint16_t> id) {
+  ++counts_.round_trips;
+  uint32_t idle = 0;
+  while (transport_ != nullptr && !closed_) {
+    if (id ? !waiting_[*id] : waiting_count_ == 0) {
+      // Whatever else there is by now.
+      pump_.Step();
+      while (Receive()) {
+      }
+      return;
+    }
+    const bool more = pump_.Step();
+    const bool came = Receive();
+    if (more || came) {
+      idle = 0;
+      continue;
+    }
+    // What waits for held DMA, or for bytes that were promised, is not to be answered.
+    if (!held_dma_.empty() || broke_framing_) return;
+    if (++idle < kPatience) continue;
+    Violation("answered", "{} requests have no reply, and none will come", waiting_count_);
+  }
+}
+
+bool Client::Receive() {
+  if (transport_ == nullptr || closed_) return false;
+  const auto filled = reader_->Fill(*transport_);
+  if (!filled || *filled == vfio_user::FrameReader::Status::kEnd) {
+    closed_ = true;
+    return false;
+  }
+  if (*filled == vfio_user::FrameReader::Status::kAgain) return false;
+  for (;;) {
+    auto frame = reader_->Next();
+    if (!frame) Violation("framing", "the server sent no message: {}", frame.error().message);
+    if (!*frame) return true;
+    OnFrame(**frame);
+    if (transport_ == nullptr || closed_) return true;
+  }
+}
+
+void Client::OnFrame(const vfio_user::Frame& frame) {
+  if (frame.is_reply()) return OnReply(frame);
+  switch (static_cast<uint16_t>(frame.command())) {
+    case static_cast<uint16_t>(Command::kDmaRead):
+    case static_cast<uint16_t>(Command::kDmaWrite):
+      return OnDma(frame);
+    case static_cast<uint16_t>(vfio_user::ExtensionCommand::kInterrupt):
+      ++counts_.interrupts;
+      return;
+    default:
+      Violation("framing", "the server sent command {}, which is none of a server's",
+                frame.header.command);
+  }
+}
+
+void Client::OnReply(const vfio_user::Frame& frame) {
+  ++counts_.replies;
+  const uint16_t id = frame.header.message_id;
+  if (broke_framing_) return;
+  if (!waiting_[id]) {
+    Violation("answered", "a reply to message {}, which waits for none", id);
+  }
+  waiting_.reset(id);
+  --waiting_count_;
+  const bool error = (frame.header.flags & vfio_user::kFlagError) != 0;
+  if (error && frame.header.error == 0) {
+    Violation("framing", "an error reply to message {} has no errno", id);
+  }
+  if (error && !frame.payload.empty()) {
+    Violation("framing", "an error reply to message {} has {} bytes of payload", id,
+              frame.payload.size());
+  }
+  if (wanted_ == id && !error) {
+    wanted_payload_.emplace(frame.payload.begin(), frame.payload.end());
+  }
+}
+
+void Client::OnDma(const vfio_user::Frame& frame) {
+  vfio_user::DmaAccess access;
+  if (frame.payload.size() < sizeof access) {
+    Violation("framing", "a DMA request of {} bytes", frame.payload.size());
+  }
+  Copy(AsWritableBytes(access), frame.payload.first(sizeof access));
+  const bool writes = frame.command() == Command::kDmaWrite;
+  const uint64_t data = frame.payload.size() - sizeof access;
+  if (access.count == 0 || access.count > vfio_user::kDefaultMaxDataXferSize ||
+      data != (writes ? access.count : 0)) {
+    Violation("framing", "a DMA request for {} bytes has {} of payload", access.count, data);
+  }
+  // In one window or in several that touch; each must allow it.
+  const uint32_t right = writes ? vfio_user::kDmaMapWrite : vfio_user::kDmaMapRead;
+  uint64_t at = access.iova;
+  const uint64_t end = access.iova + access.count;
+  while (at < end && end > access.iova) {
+    const auto window = std::ranges::find_if(windows_, [&](const Window& one) {
+      return (one.flags & right) != 0 && at >= one.iova && at - one.iova < one.size;
+    });
+    if (window == windows_.end()) break;
+    at = window->size - (at - window->iova) > end - at ? end : window->iova + window->size;
+  }
+  if (at != end && !broke_framing_) {
+    Violation("dma-window", "the device {} {} bytes at {:#x}, where no window allows it",
+              writes ? "writes" : "reads", access.count, access.iova);
+  }
+  if (writes) WriteMemory(access.iova, frame.payload.subspan(sizeof access));
+  const HeldDma dma{.header = frame.header, .access = access};
+  if (held_) {
+    held_dma_.push_back(dma);
+    return;
+  }
+  AnswerDma(dma,
+            source_.TakeAnswer(writes ? farside::DmaAccess::kWrite : farside::DmaAccess::kRead));
+}
+
+void Client::AnswerDma(const HeldDma& dma, std::optional<Answer> answer) {
+  const bool reads = dma.header.command == static_cast<uint16_t>(Command::kDmaRead);
+  if (answer && answer->fault) {
+    return SendBytes(AsBytes(vfio_user::ErrorHeader(dma.header, EFAULT)), {});
+  }
+  ++counts_.dma;
+  std::vector<std::byte> payload = Pack(dma.access);
+  if (reads) {
+    payload.resize(sizeof dma.access + dma.access.count);
+    const Bytes data = Bytes(payload).subspan(sizeof dma.access);
+    const Bytes memory = Memory(dma.access.iova, data.size());
+    Copy(data.first(memory.size()), memory);
+    if (answer) {
+      const size_t size = std::min(data.size(), answer->data.size());
+      Copy(data.first(size), answer->data.first(size));
+    }
+  }
+  std::vector<std::byte> message = Pack(vfio_user::ReplyHeader(dma.header, payload.size()));
+  message.insert(message.end(), payload.begin(), payload.end());
+  SendBytes(message, {});
+}
+
+void Client::Release(Answer answer) {
+  if (held_dma_.empty()) return;
+  const HeldDma dma = held_dma_.front();
+  held_dma_.pop_front();
+  AnswerDma(dma, answer);
+  Wait();
+}
+
+// As much of the range as is memory; windows of a session's own all show the same first bytes.
+Bytes Client::Memory(uint64_t iova, uint64_t size) {
+  for (const auto& [base, window] :
+       {std::pair(Host::kBase, &memory_), std::pair(Host::kHighBase, &high_memory_)}) {
+    const Bytes bytes = window->bytes();
+    if (iova >= base && iova - base < bytes.size()) {
+      return bytes.subspan(iova - base, std::min<uint64_t>(size, bytes.size() - (iova - base)));
+    }
+  }
+  return {};
+}
+
+void Client::WriteMemory(uint64_t iova, ConstBytes data) {
+  const Bytes memory = Memory(iova, data.size());
+  Copy(memory, data.first(memory.size()));
+}
+
+void Client::Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd) {
+  const bool high = iova >= Host::kHighBase;
+  const SharedWindow& memory = high ? high_memory_ : memory_;
+  const vfio_user::DmaMap map{.argsz = sizeof map,
+                              .flags = flags,
+                              .offset = by_fd ? memory.offset() : 0,
+                              .iova = iova,
+                              .size = size};
+  const int fd = memory.fd();
+  // Noted before it is answered: what it allows may come at once.
+  windows_.push_back({.iova = iova, .size = size, .flags = flags, .by_fd = by_fd});
+  const auto reply =
+      Call(Command::kDmaMap, AsBytes(map), by_fd ? std::span(&fd, 1) : std::span<const int>());
+  if (!reply && held_dma_.empty() && !windows_.empty()) windows_.pop_back();
+}
+
+void Client::Unmap(uint64_t iova, uint64_t size) {
+  const bool all = size == UINT64_MAX;
+  const vfio_user::DmaUnmap unmap{.argsz = sizeof unmap,
+                                  .flags = all ? vfio_user::kDmaUnmapAll : 0,
+                                  .iova = all ? 0 : iova,
+                                  .size = all ? 0 : size};
+  if (!Call(Command::kDmaUnmap, AsBytes(unmap))) return;
+  std::erase_if(windows_, [&](const Window& window) {
+    return all ||
+           (window.iova >= iova && window.size <= size && window.iova - iova <= size - window.size);
+  });
+}
+
+void Client::Access(const Event& event) {
+  constexpr uint8_t kPosted = 0x80;
+  const bool reads = event.kind == Kind::kRead;
+  const size_t size = event.kind == Kind::kWriteData ? event.data.size() : event.size;
+  const vfio_user::RegionAccess access{
+      .offset = event.at, .region = event.what & 0xfu, .count = static_cast<uint32_t>(size)};
+  if (reads) {
+    Send(Command::kRegionRead, AsBytes(access));
+    return Wait();
+  }
+  std::vector<std::byte> payload = Pack(access);
+  std::vector<std::byte> data(size);
+  if (event.kind == Kind::kWriteData) {
+    Copy(data, event.data);
+  } else {
+    StoreLePartial(data, event.value);
+  }
+  payload.insert(payload.end(), data.begin(), data.end());
+  const bool posted = (event.what & kPosted) != 0;
+  Send(Command::kRegionWrite, payload, posted ? vfio_user::kFlagNoReply : 0);
+  Wait();
+}
+
+void Client::SetIrqs(const Event& event) {
+  // Flags in `size`: data kind, action; its top bits choose a data kind that none has.
+  vfio_user::SetIrqs set{.argsz = sizeof set,
+                         .flags = event.size & 0x3fu,
+                         .index = event.what,
+                         .start = static_cast<uint32_t>(event.at),
+                         .count = static_cast<uint32_t>(event.value)};
+  if ((event.size & 0xc0) == 0xc0) set.flags = vfio_user::kIrqDataInband | (set.flags & 0x38);
+  std::vector<std::byte> payload = Pack(set);
+  std::vector<int> fds;
+  std::vector<size_t> used;
+  const size_t some = std::min<uint64_t>(set.count, kVectors / 2);
+  if ((set.flags & vfio_user::kIrqDataBool) != 0)
+    payload.resize(payload.size() + some, std::byte{1});
+  if ((set.flags & vfio_user::kIrqDataEventfd) != 0) {
+    for (size_t i = 0; i < some; ++i) {
+      // One that is armed elsewhere is not used again: who signals it could not be told.
+      Vector& vector = vectors_[next_vector_];
+      if (vector.armed) break;
+      fds.push_back(vector.eventfd.get());
+      used.push_back(next_vector_);
+      next_vector_ = (next_vector_ + 1) % kVectors;
+    }
+  }
+  if (!Call(Command::kDeviceSetIrqs, payload, fds)) return;
+  const bool trigger = (set.flags & vfio_user::kIrqActionTrigger) != 0;
+  LookAtVectors();
+  for (Vector& vector : vectors_) {
+    // count 0 takes all away; eventfds, or a shorter list of them, replace what was there.
+    const bool named =
+        vector.index == set.index &&
+        (set.count == 0 || (vector.number >= set.start && vector.number - set.start < set.count));
+    const bool replaced =
+        (set.flags & (vfio_user::kIrqDataEventfd | vfio_user::kIrqDataInband)) != 0;
+    if (vector.armed && named && trigger && (set.count == 0 || replaced)) vector.armed = false;
+  }
+  if (!trigger) return;
+  for (size_t i = 0; i < used.size(); ++i) {
+    Vector& vector = vectors_[used[i]];
+    vector.index = set.index;
+    vector.number = set.start + static_cast<uint32_t>(i);
+    vector.armed = true;
+  }
+}
+
+// Signals since the last look; of one that is armed nowhere there must be none.
+void Client::LookAtVectors() {
+  for (const Vector& vector : vectors_) {
+    const uint64_t signals = DrainEventfd(vector.eventfd.get());
+    if (signals != 0 && !vector.armed && !broke_framing_) {
+      Violation("interrupt-unarmed", "an eventfd is signalled that no vector has");
+    }
+    counts_.interrupts += signals;
+  }
+}
+
+// Bytes as they are. In order they are a message whose header says its size and asks for a reply;
+// everything else may put the stream out of step.
+void Client::SendFrame(const Event& event) {
+  std::vector<int> fds;
+  for (size_t i = 0; i < event.size % 20u; ++i) fds.push_back(memory_.fd());
+  vfio_user::Header header;
+  const bool whole = event.data.size() >= sizeof header;
+  if (whole) Copy(AsWritableBytes(header), event.data.first(sizeof header));
+  const bool in_order = whole && header.size == event.data.size() &&
+                        (header.flags & vfio_user::kFlagTypeMask) == vfio_user::kFlagTypeCommand &&
+                        fds.size() <= kMaxFrameFds;
+  if (!in_order) broke_framing_ = true;
+  if (in_order && (header.flags & vfio_user::kFlagNoReply) == 0 && !waiting_[header.message_id]) {
+    waiting_.set(header.message_id);
+    ++waiting_count_;
+  } else if (in_order && (header.flags & vfio_user::kFlagNoReply) == 0) {
+    broke_framing_ = true;  // The same id in flight twice: which reply is whose can't be told.
+  }
+  // What it maps or arms is not followed.
+  if (in_order && header.command != static_cast<uint16_t>(Command::kRegionRead) &&
+      header.command != static_cast<uint16_t>(Command::kRegionWrite)) {
+    const bool moves = header.command == static_cast<uint16_t>(Command::kDmaMap) ||
+                       header.command == static_cast<uint16_t>(Command::kDeviceSetIrqs);
+    if (moves) broke_framing_ = true;
+  }
+  SendBytes(event.data, fds);
+  Wait();
+}
+
+void Client::Execute(const Event& event) {
+  if (transport_ == nullptr || closed_) return;
+  switch (event.kind) {
+    case Kind::kRead:
+    case Kind::kWrite:
+    case Kind::kWriteData:
+      return Access(event);
+    case Kind::kMemory:
+      return WriteMemory(event.at, event.data);
+    case Kind::kMap: {
+      const bool other = (event.size & kWindowOtherReach) != 0;
+      const bool by_fd = (event.size & kWindowByFd) != 0 || (other ? by_message_ : !by_message_);
+      return Map(event.at, event.value, event.size & 3u, by_fd);
+    }
+    case Kind::kUnmap:
+      return Unmap(event.at, event.value);
+    case Kind::kIrqs:
+      return SetIrqs(event);
+    case Kind::kReset:
+      Send(Command::kDeviceReset, {});
+      return Wait();
+    case Kind::kClock: {
+      const vfio_user::ClockAdvance advance{.time_ns = event.value};
+      Send(static_cast<Command>(vfio_user::ExtensionCommand::kClockAdvance), AsBytes(advance));
+      return Wait();
+    }
+    case Kind::kFrame:
+      return SendFrame(event);
+    case Kind::kAnswer:
+      return Release({.data = event.data});
+    case Kind::kFault:
+      return Release({.fault = true});
+    case Kind::kHold:
+      held_ = true;
+      return;
+    default:
+      return;
+  }
+}
+
+void Client::Finish() {
+  held_ = false;
+  while (!held_dma_.empty()) {
+    const HeldDma dma = held_dma_.front();
+    held_dma_.pop_front();
+    AnswerDma(dma, std::nullopt);
+  }
+  Wait();
+  LookAtVectors();
+  memory_.CheckGuards();
+  high_memory_.CheckGuards();
+}
+
+}  // namespace farside::fuzz

@@ -1,0 +1,146 @@
+// Client: a hostile vfio-user client. Plays sessions against a server, ours in this process or
+// anybody's behind a socket, answers the DMA that the server asks for, and watches what comes back.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/fd.h"
+#include "fuzz/host/host.h"
+#include "fuzz/session/event.h"
+#include "protocol/transport.h"
+#include "protocol/vfio_user_codec.h"
+
+namespace farside::fuzz {
+
+// Memory that is given to servers by descriptor, with a page of guard on both sides that no window
+// shows. Oracle "guard": somebody wrote there.
+class SharedWindow {
+ public:
+  static constexpr uint64_t kGuard = 4096;
+
+  explicit SharedWindow(uint64_t size);
+
+  int fd() const { return fd_.get(); }
+  uint64_t offset() const { return kGuard; }  // In the file.
+  Bytes bytes() const { return {mapping_.data() + kGuard, mapping_.size() - 2 * kGuard}; }
+  void CheckGuards() const;
+
+ private:
+  UniqueFd fd_;
+  Mapping mapping_;
+};
+
+// How the server gets on while this thread waits.
+class Pump {
+ public:
+  virtual ~Pump() = default;
+  // Runs the server, or waits for it. False when it will send nothing more without being asked.
+  virtual bool Step() = 0;
+};
+
+// Oracles: "answered" (a request without a reply, with two, or a reply that nobody asked for),
+// "framing" (what is no message), "dma-window" (DMA outside the windows, or against their rights),
+// "interrupt-unarmed" (an eventfd that was taken back is signalled), "guard".
+class Client {
+ public:
+  struct Counts {
+    uint64_t dma = 0;
+    uint64_t interrupts = 0;
+    uint64_t replies = 0;
+    uint64_t round_trips = 0;
+  };
+
+  // `source` gives what the session has for DMA. Both outlive the client.
+  Client(Pump& pump, AnswerSource& source);
+  ~Client();
+
+  // A new connection: VERSION, the usual windows. False if the server refuses it.
+  bool Connect(std::unique_ptr<Transport> transport, bool by_message);
+  void Disconnect();
+  bool connected() const { return transport_ != nullptr; }
+  // The server has ended the connection, which it may do where the client broke the protocol.
+  bool closed() const { return closed_; }
+  // Something was sent that no server can answer in order: replies are not counted any more.
+  bool broke_framing() const { return broke_framing_; }
+
+  void Execute(const Event& event);
+  // Everything that is held goes on; waits until all requests are answered.
+  void Finish();
+  void WriteMemory(uint64_t iova, ConstBytes data);
+  void Release(Answer answer);
+  void Hold() { held_ = true; }
+  // Sends and waits for the reply: its payload, or nothing if it was an error or did not come.
+  std::optional<std::vector<std::byte>> Call(vfio_user::Command command, ConstBytes payload,
+                                             std::span<const int> fds = {});
+  const Counts& counts() const { return counts_; }
+
+ private:
+  struct Window {
+    uint64_t iova = 0;
+    uint64_t size = 0;
+    uint32_t flags = 0;
+    bool by_fd = false;
+    bool removed = false;  // DMA that was asked for before may still come.
+  };
+  struct HeldDma {
+    vfio_user::Header header;
+    vfio_user::DmaAccess access;
+  };
+  // An eventfd of ours and where it is armed.
+  struct Vector {
+    UniqueFd eventfd;
+    uint32_t index = 0;
+    uint32_t number = 0;
+    bool armed = false;
+  };
+  static constexpr size_t kVectors = 16;
+
+  uint16_t Send(vfio_user::Command command, ConstBytes payload, uint32_t flags = 0,
+                std::span<const int> fds = {});
+  void SendBytes(ConstBytes bytes, std::span<const int> fds);
+  void Access(const Event& event);
+  void Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd);
+  void Unmap(uint64_t iova, uint64_t size);
+  void SetIrqs(const Event& event);
+  void SendFrame(const Event& event);
+  // Until nothing more comes, or `id` is answered.
+  void Wait(std::optional<uint16_t> id = std::nullopt);
+  bool Receive();
+  void OnFrame(const vfio_user::Frame& frame);
+  void OnReply(const vfio_user::Frame& frame);
+  void OnDma(const vfio_user::Frame& frame);
+  void AnswerDma(const HeldDma& dma, std::optional<Answer> answer);
+  Bytes Memory(uint64_t iova, uint64_t size);
+  void LookAtVectors();
+
+  Pump& pump_;
+  AnswerSource& source_;
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<vfio_user::FrameReader> reader_;
+  bool by_message_ = false;
+  bool closed_ = false;
+  bool broke_framing_ = false;
+  bool held_ = false;
+  SharedWindow memory_{Host::kSize};
+  SharedWindow high_memory_{Host::kHighSize};
+  std::vector<Window> windows_;
+  std::deque<HeldDma> held_dma_;
+  std::array<Vector, kVectors> vectors_;
+  size_t next_vector_ = 0;
+
+  uint16_t last_id_ = 0;
+  std::bitset<65536> waiting_;  // Requests without a reply yet.
+  size_t waiting_count_ = 0;
+  std::optional<uint16_t> wanted_;
+  std::optional<std::vector<std::byte>> wanted_payload_;
+  Counts counts_;
+};
+
+}  // namespace farside::fuzz

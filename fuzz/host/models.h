@@ -1,0 +1,45 @@
+// The devices that are fuzzed, made through the registry as a process makes them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/loop.h"
+#include "devices/core/device.h"
+#include "devices/registry/registry.h"
+#include "fuzz/host/disk.h"
+
+namespace farside::fuzz {
+
+// Disks and buses of one device.
+class ModelBackends final : public Backends {
+ public:
+  explicit ModelBackends(Loop& loop) : loop_(loop) {}
+
+  Result<block::BlockDevice*> ClaimBlock(std::string_view name, std::string_view user) override;
+  Result<scsi::Bus*> FindScsiBus(std::string_view name) override;
+  void OfferScsiBus(std::string_view name, scsi::Bus& bus) override;
+
+  std::span<const std::unique_ptr<Disk>> disks() const { return disks_; }
+
+ private:
+  Loop& loop_;
+  std::vector<std::unique_ptr<Disk>> disks_;
+  scsi::Bus* bus_ = nullptr;
+};
+
+// Makes the first of `options`, each JSON of a -device, and attaches the others to it. The disks
+// that they name are made too, read-only where the name begins with "ro".
+std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, DeviceEnv env,
+                                  ModelBackends& backends);
+
+inline constexpr std::string_view kNvmeOptions[] = {
+    R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5})"};
+inline constexpr std::string_view kLsiOptions[] = {
+    R"({"driver":"lsi53c895a"})", R"({"driver":"scsi-hd","drive":"d0","scsi-id":0})",
+    R"({"driver":"scsi-cd","drive":"ro1","scsi-id":1})"};
+
+}  // namespace farside::fuzz

@@ -1,0 +1,290 @@
+// What a hostile VMM sends: the accesses of a device's driver, the commands around them, and
+// messages that are wrong in all the ways of the vfio-user specification's small print.
+#include <string_view>
+
+#include "fuzz/host/host.h"
+#include "fuzz/mutator/grammar.h"
+#include "protocol/vfio_user.h"
+#include "protocol/vfio_user_extensions.h"
+
+namespace farside::fuzz {
+namespace {
+
+using vfio_user::Command;
+
+template <typename... T>
+std::vector<std::byte> Pack(const T&... parts) {
+  std::vector<std::byte> out;
+  const auto add = [&](ConstBytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
+  (add(AsBytes(parts)), ...);
+  return out;
+}
+
+uint32_t Small(Making& making, uint64_t usual) {
+  return static_cast<uint32_t>(making.OneIn(4) ? making.Number() : making.Below(usual));
+}
+
+// The fixed part of a structure says its own size, mostly.
+uint32_t ArgSize(Making& making, size_t size) {
+  return making.OneIn(6) ? Small(making, 64) : static_cast<uint32_t>(size);
+}
+
+class Server final : public Grammar {
+ public:
+  explicit Server(const Grammar& device) : device_(device) {}
+
+  uint8_t flags() const override { return kByMessage | kReady; }
+  void AddPrologue(Store& store, std::vector<Event>* out) const override {
+    device_.AddPrologue(store, out);
+  }
+  std::string Describe(const Event& event) const override { return device_.Describe(event); }
+  void MutateData(Making& making, const Event& event, Bytes data) const override {
+    const bool message = event.kind == Kind::kFrame;
+    message ? Grammar::MutateData(making, event, data) : device_.MutateData(making, event, data);
+  }
+
+  void AddPiece(Making& making, std::span<const Event> before,
+                std::vector<Event>* out) const override {
+    // Without eventfds nobody hears of interrupts.
+    if (before.empty() && !making.OneIn(8)) {
+      const uint8_t index = making.OneIn(4) ? static_cast<uint8_t>(making.Below(2)) : 2;
+      out->push_back(Irqs(index, vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger, 0,
+                          index == 2 ? 5 : 1));
+    }
+    if (!making.OneIn(3)) return device_.AddPiece(making, before, out);
+    switch (making.Below(10)) {
+      case 0:
+      case 1:
+        return AddWindows(making, out);
+      case 2:
+      case 3:
+        return AddIrqs(making, out);
+      case 4:
+        out->push_back({.kind = Kind::kReconnect});
+        return;
+      case 5:
+        out->push_back({.kind = Kind::kSaveLoad,
+                        .at = making.Below(6000),
+                        .value = making.OneIn(2) ? 0 : uint64_t{1} << making.Below(8)});
+        return;
+      default:
+        out->push_back({.kind = Kind::kFrame,
+                        .size = static_cast<uint8_t>(making.OneIn(6) ? making.Below(20) : 0),
+                        .data = Frame(making)});
+    }
+  }
+
+ private:
+  static Event Irqs(uint8_t index, uint32_t flags, uint64_t start, uint64_t count) {
+    return {.kind = Kind::kIrqs,
+            .what = index,
+            .size = static_cast<uint8_t>(flags),
+            .at = start,
+            .value = count};
+  }
+
+  static void AddIrqs(Making& making, std::vector<Event>* out) {
+    const auto index = static_cast<uint8_t>(making.Below(making.OneIn(6) ? 256 : 3));
+    const uint32_t kind = making.OneIn(8) ? static_cast<uint32_t>(making.Below(256))
+                                          : making.Pick({1u, 2u, 4u, 4u, 4u}) |
+                                                making.Pick({8u, 0x10u, 0x20u, 0x20u});
+    const uint64_t start = making.OneIn(8) ? making.Number() : making.Below(6);
+    const uint64_t count = making.OneIn(8) ? making.Number() : making.Below(6);
+    out->push_back(Irqs(index, kind, start, count));
+  }
+
+  static void AddWindows(Making& making, std::vector<Event>* out) {
+    const uint64_t base = making.Pick({Host::kBase, Host::kHighBase, uint64_t{0x20'0000}});
+    const uint64_t size = making.OneIn(6) ? making.Number() : 4096 * making.Below(20);
+    const uint64_t iova = making.OneIn(6) ? making.Number() : base + 4096 * making.Below(4);
+    if (making.OneIn(2)) {
+      const bool all = making.OneIn(3);
+      out->push_back(
+          {.kind = Kind::kUnmap,
+           .at = all               ? 0
+                 : making.OneIn(2) ? base
+                                   : iova,
+           .value = all ? ~uint64_t{0} : making.Pick({size, Host::kSize, Host::kHighSize})});
+      if (making.OneIn(2)) return;
+    }
+    out->push_back({.kind = Kind::kMap,
+                    .size = static_cast<uint8_t>(making.Below(16) | (making.OneIn(2) ? 3 : 0)),
+                    .at = making.OneIn(2) ? base : iova,
+                    .value = making.Pick({size, Host::kSize, Host::kHighSize})});
+  }
+
+  static ConstBytes Frame(Making& making) {
+    const auto command =
+        static_cast<Command>(making.OneIn(10) ? making.Below(20) : 1 + making.Below(18));
+    std::vector<std::byte> payload = Payload(making, command);
+    vfio_user::Header header{.message_id = static_cast<uint16_t>(0x8000 + making.Below(0x4000)),
+                             .command = static_cast<uint16_t>(command),
+                             .size = static_cast<uint32_t>(sizeof header + payload.size())};
+    if (making.OneIn(20)) header.flags = vfio_user::kFlagNoReply;
+    switch (making.Below(24)) {
+      case 0:
+        header.size = Small(making, 64);
+        break;
+      case 1:
+        header.flags = static_cast<uint32_t>(making.Number());
+        break;
+      case 2:
+        header.flags = vfio_user::kFlagTypeReply | (making.OneIn(2) ? vfio_user::kFlagError : 0);
+        break;
+      case 3:
+        header.error = static_cast<uint32_t>(making.Number());
+        break;
+      case 4:
+        payload.resize(making.Below(payload.size() + 1));
+        if (making.OneIn(2)) header.size = static_cast<uint32_t>(sizeof header + payload.size());
+        break;
+      case 5:
+        header.command =
+            static_cast<uint16_t>(making.OneIn(2) ? making.Number() : 0x8000 + making.Below(4));
+        break;
+      default:
+        break;
+    }
+    std::vector<std::byte> message = Pack(header);
+    message.insert(message.end(), payload.begin(), payload.end());
+    return making.store.Add(message);
+  }
+
+  static std::vector<std::byte> Payload(Making& making, Command command) {
+    switch (command) {
+      case Command::kVersion: {
+        constexpr std::string_view kTexts[] = {"{}",
+                                               "{",
+                                               "[]",
+                                               R"({"capabilities":{}})",
+                                               R"({"capabilities":{"max_msg_fds":99999999}})",
+                                               R"({"capabilities":{"max_data_xfer_size":1}})",
+                                               R"({"capabilities":{"pgsizes":-1}})",
+                                               R"({"capabilities":{"migration":{"pgsize":4096}}})",
+                                               "[[[[[[[[[[[[[[[[[[[[[[[[[[[["};
+        const std::string_view text = kTexts[making.Below(std::size(kTexts))];
+        auto out = Pack(vfio_user::Version{.major = static_cast<uint16_t>(making.Below(2)),
+                                           .minor = static_cast<uint16_t>(Small(making, 3))});
+        const ConstBytes bytes = std::as_bytes(std::span(text));
+        out.insert(out.end(), bytes.begin(), bytes.end());
+        if (!making.OneIn(4)) out.push_back(std::byte{0});
+        return out;
+      }
+      case Command::kDmaMap:
+        return Pack(vfio_user::DmaMap{.argsz = ArgSize(making, sizeof(vfio_user::DmaMap)),
+                                      .flags = Small(making, 16),
+                                      .offset = making.OneIn(2) ? 4096 : making.Number(),
+                                      .iova = SomeMemory(making, 4096),
+                                      .size = making.OneIn(2) ? 8192 : making.Number()});
+      case Command::kDmaUnmap:
+        return Pack(vfio_user::DmaUnmap{.argsz = ArgSize(making, sizeof(vfio_user::DmaUnmap)),
+                                        .flags = Small(making, 4),
+                                        .iova = SomeMemory(making, 4096),
+                                        .size = making.Number()});
+      case Command::kDeviceGetInfo:
+        return Pack(vfio_user::DeviceInfo{.argsz = ArgSize(making, 16)});
+      case Command::kDeviceGetRegionInfo:
+        return Pack(
+            vfio_user::RegionInfo{.argsz = ArgSize(making, 32), .index = Small(making, 10)});
+      case Command::kDeviceGetRegionIoFds:
+        return Pack(vfio_user::RegionIoFds{.argsz = ArgSize(making, 16),
+                                           .flags = Small(making, 2),
+                                           .index = Small(making, 10),
+                                           .count = Small(making, 2)});
+      case Command::kDeviceGetIrqInfo:
+        return Pack(vfio_user::IrqInfo{.argsz = ArgSize(making, 16), .index = Small(making, 6)});
+      case Command::kDeviceSetIrqs: {
+        auto out = Pack(vfio_user::SetIrqs{.argsz = ArgSize(making, 20),
+                                           .flags = Small(making, 64),
+                                           .index = Small(making, 6),
+                                           .start = Small(making, 6),
+                                           .count = Small(making, 6)});
+        out.resize(out.size() + making.Below(8), std::byte{1});
+        return out;
+      }
+      case Command::kRegionRead:
+        return Pack(Access(making));
+      case Command::kRegionWrite: {
+        auto out = Pack(Access(making));
+        out.resize(out.size() + (making.OneIn(2) ? 4 : making.Below(64)));
+        return out;
+      }
+      case Command::kDmaRead:
+      case Command::kDmaWrite:
+        return Pack(
+            vfio_user::DmaAccess{.iova = SomeMemory(making, 64), .count = making.Below(64)});
+      case Command::kRegionWriteMulti: {
+        const uint64_t count = making.Below(4);
+        auto out = Pack(vfio_user::WriteMulti{.count = making.OneIn(6) ? making.Number() : count});
+        for (uint64_t i = 0; i < count; ++i) {
+          const auto access = Access(making);
+          const auto entry =
+              Pack(vfio_user::WriteMultiEntry{.offset = access.offset,
+                                              .region = access.region,
+                                              .count = making.OneIn(4) ? Small(making, 10) : 4});
+          out.insert(out.end(), entry.begin(), entry.end());
+        }
+        return out;
+      }
+      case Command::kDeviceFeature:
+        return FeaturePayload(making);
+      case Command::kMigDataRead:
+      case Command::kMigDataWrite: {
+        const uint32_t size = Small(making, 128);
+        auto out = Pack(vfio_user::MigData{.argsz = ArgSize(making, 8u + size), .size = size});
+        if (command == Command::kMigDataWrite) out.resize(out.size() + making.Below(128));
+        return out;
+      }
+      default:
+        return std::vector<std::byte>(making.Below(16));
+    }
+  }
+
+  static vfio_user::RegionAccess Access(Making& making) {
+    return {.offset = making.OneIn(4) ? making.Number() : making.Below(0x2000),
+            .region = making.OneIn(6) ? Small(making, 12) : making.Pick({0u, 4u, 7u}),
+            .count = making.OneIn(4) ? Small(making, 4096) : making.Pick({1u, 2u, 4u, 8u})};
+  }
+
+  static std::vector<std::byte> FeaturePayload(Making& making) {
+    using vfio_user::Feature;
+    const auto feature = making.Pick({Feature::kMigration, Feature::kMigrationState,
+                                      Feature::kMigrationState, Feature::kDmaLoggingStart,
+                                      Feature::kDmaLoggingStop, Feature::kDmaLoggingReport});
+    const uint32_t operation = making.Pick({vfio_user::kFeatureGet, vfio_user::kFeatureSet,
+                                            vfio_user::kFeatureSet, vfio_user::kFeatureProbe});
+    vfio_user::DeviceFeature head{.argsz = ArgSize(making, 4096),
+                                  .flags = static_cast<uint32_t>(feature) | operation};
+    if (making.OneIn(8)) head.flags ^= 1u << making.Below(20);
+    switch (feature) {
+      case Feature::kMigrationState:
+        return Pack(head, vfio_user::FeatureMigrationState{.state = Small(making, 9)});
+      case Feature::kDmaLoggingStart: {
+        const vfio_user::FeatureDmaLoggingStart start{
+            .page_size = making.OneIn(4) ? making.Number() : 4096, .num_ranges = Small(making, 3)};
+        return Pack(head, start,
+                    vfio_user::DmaLoggingRange{.iova = Host::kBase, .length = Host::kSize},
+                    vfio_user::DmaLoggingRange{.iova = SomeMemory(making, 4096),
+                                               .length = making.Number()});
+      }
+      case Feature::kDmaLoggingReport:
+        return Pack(head, vfio_user::FeatureDmaLoggingReport{
+                              .iova = making.OneIn(3) ? making.Number() : Host::kBase,
+                              .length = making.OneIn(3) ? making.Number() : Host::kSize,
+                              .page_size = making.OneIn(4) ? making.Number() : 4096});
+      default:
+        return Pack(head);
+    }
+  }
+
+  const Grammar& device_;
+};
+
+}  // namespace
+
+const Grammar& ServerGrammar() {
+  static const Server grammar(NvmeGrammar());
+  return grammar;
+}
+
+}  // namespace farside::fuzz

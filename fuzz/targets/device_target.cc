@@ -1,0 +1,283 @@
+#include "fuzz/targets/device_target.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "devices/core/pci_registers.h"
+#include "devices/core/state.h"
+#include "devices/nvme/registers.h"
+#include "fuzz/host/oracle.h"
+
+namespace farside::fuzz {
+namespace {
+
+// Of the header: identity, class, header type, subsystem, capabilities pointer, interrupt pin.
+constexpr std::pair<uint64_t, uint64_t> kFixedConfig[] = {{0x00, 4}, {0x08, 4}, {0x0e, 2},
+                                                          {0x2c, 4}, {0x34, 4}, {0x3d, 3}};
+
+constexpr std::string_view kNvmeMoving[] = {"CSTS"};
+
+}  // namespace
+
+DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
+    : grammar_(grammar),
+      facts_(facts),
+      device_(MakeModel(
+          facts.options,
+          {.id = "fuzzed", .loop = loop_, .clock = clock_, .dma = host_, .irq = host_}, backends_)),
+      witness_(loop_) {
+  host_.Attach(*device_);
+  snapshots_.emplace(loop_, clock_, *device_);
+  fresh_config_.resize(pci::kConfigSize);
+  device_->ReadRegion(Region::kConfig, 0, fresh_config_);
+
+  Session prologue;
+  Store store;
+  grammar_.AddPrologue(store, &prologue.events);
+  host_.Begin(false, false);
+  reflected_.emplace();
+  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  Play(prologue.events);
+  RunTurns(loop_, Snapshots::kMaxTurns);
+  snapshots_->TakeReady();
+}
+
+DeviceTarget::~DeviceTarget() {
+  LetEverythingGoOn();
+  device_->Reset(ResetKind::kShutdown);
+  loop_.RunUntilIdle();
+}
+
+void DeviceTarget::Run(ConstBytes input) {
+  Decode(input, &session_);
+  snapshots_->GoBack(session_.ready());
+  host_.Begin(session_.by_message(), session_.own_table());
+  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  reflect_.reset();
+  reflected_.emplace();
+  turns_left_ = kMaxTurns;
+
+  Play(session_.events);
+  LetEverythingGoOn();
+  Settle(kMaxTurns);
+  CheckReadOnlyBits();
+
+  ++tally_.sessions;
+  tally_.with_dma += host_.counts().completed != 0;
+  tally_.with_interrupts += host_.counts().interrupts != 0;
+  tally_.with_io += std::ranges::any_of(backends_.disks(),
+                                        [](const auto& disk) { return disk->requests() != 0; });
+  Reset();
+  if (tally_.sessions % kCompareEvery == 1 || observer() != nullptr) snapshots_->ExpectFresh();
+  witness_.Check();
+}
+
+void DeviceTarget::Play(std::span<const Event> events) {
+  playing_ = events;
+  next_ = 0;
+  while (next_ < playing_.size()) {
+    const Event& event = playing_[next_];
+    if (observer() != nullptr) observer()(grammar_, next_, event);
+    ++next_;
+    Execute(event);
+    Settle(kQuantum);
+  }
+  playing_ = {};
+  next_ = 0;
+}
+
+// A device that is never idle, as one with a script that loops, goes on one turn an event when it
+// has had its share of the session.
+void DeviceTarget::Settle(size_t turns) {
+  turns = std::max<size_t>(1, std::min(turns, turns_left_));
+  while (turns != 0 && loop_.RunReady(1)) {
+    --turns;
+    if (turns_left_ != 0) --turns_left_;
+  }
+}
+
+std::optional<Answer> DeviceTarget::TakeAnswer(DmaAccess access) {
+  if (next_ >= playing_.size()) return std::nullopt;
+  const auto take = [&]() -> const Event& {
+    const Event& event = playing_[next_];
+    if (observer() != nullptr) observer()(grammar_, next_, event);
+    ++next_;
+    return event;
+  };
+  if (playing_[next_].kind == Kind::kFault) {
+    take();
+    return Answer{.fault = true};
+  }
+  if (access != DmaAccess::kRead) return std::nullopt;
+  const bool reflects = playing_[next_].kind == Kind::kReflect && next_ + 1 < playing_.size() &&
+                        playing_[next_ + 1].kind == Kind::kAnswer;
+  if (reflects) reflect_ = take();
+  if (playing_[next_].kind != Kind::kAnswer) return std::nullopt;
+  return Answer{.data = Reflected(take().data, *reflected_)};
+}
+
+// The pointer of a reflection takes the place of what is in `data`.
+ConstBytes DeviceTarget::Reflected(ConstBytes data, Store& store) {
+  if (!reflect_ || data.size() < 4) return data;
+  const Event reflect = *std::exchange(reflect_, std::nullopt);
+  const uint64_t address = host_.BarAddress(reflect.what % kBarCount) + reflect.at;
+  const size_t width = data.size() % 8 == 0 ? 8 : 4;
+  const size_t at = reflect.size / 4 * 4 % (data.size() / width * width);
+  const Bytes copy = store.Add(data.size());
+  Copy(copy, data);
+  StoreLePartial(copy.subspan(at, std::min(width, copy.size() - at)), address);
+  return copy;
+}
+
+void DeviceTarget::Execute(const Event& event) {
+  switch (event.kind) {
+    case Kind::kRead:
+    case Kind::kWrite:
+    case Kind::kWriteData:
+      return Access(event);
+    case Kind::kMemory:
+      return host_.WriteMemory(event.at, Reflected(event.data, *reflected_));
+    case Kind::kMap:
+      if (host_.AddWindow(event.at, event.value, (event.size & 1) != 0, (event.size & 2) != 0)) {
+        device_->OnDmaChanged();
+      }
+      return;
+    case Kind::kUnmap:
+      if (host_.RemoveWindow(event.at, event.value)) {
+        host_.CancelWaits();
+        device_->OnDmaChanged();
+      }
+      return;
+    case Kind::kReset:
+      return Reset();
+    case Kind::kSaveLoad:
+      return SaveLoad(event);
+    case Kind::kClock: {
+      constexpr uint64_t kLongest = uint64_t{1} << 40;
+      clock_.Set(clock_.now_ns() + event.value % kLongest);
+      const auto deadline = device_->NextDeadline();
+      if (deadline && *deadline <= clock_.now_ns()) device_->OnDeadline();
+      return;
+    }
+    case Kind::kReconnect:
+      // The client's DMA ends with it.
+      host_.CancelWaits();
+      return;
+    case Kind::kAnswer:
+      // Nobody asked, unless it waits.
+      return host_.Release({.data = Reflected(event.data, *reflected_)});
+    case Kind::kFault:
+      return host_.Release({.fault = true});
+    case Kind::kHold:
+      return host_.Hold();
+    case Kind::kReflect:
+      reflect_ = event;
+      return;
+    case Kind::kDisk: {
+      const auto disks = backends_.disks();
+      const auto action =
+          static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount));
+      disks[event.what / 16 % disks.size()]->Act(action, event.value);
+      return;
+    }
+    case Kind::kIrqs:
+    case Kind::kFrame:
+    case Kind::kReply:
+    case Kind::kDeviceRead:
+    case Kind::kDeviceWrite:
+    case Kind::kDeviceFrame:
+    case Kind::kHangUp:
+    case Kind::kCount:
+      return;
+  }
+}
+
+void DeviceTarget::Access(const Event& event) {
+  const auto region = Region{event.what % kRegionCount};
+  const uint64_t size = device_->info().region(region).size;
+  if (event.kind == Kind::kWriteData) {
+    if (!InRange(event.at, event.data.size(), size) || event.data.empty()) return;
+    return device_->WriteRegion(region, event.at, event.data);
+  }
+  // The server lets nothing else through.
+  const uint32_t width = event.size;
+  if (width == 0 || width > 8 || !InRange(event.at, width, size)) return;
+  if (event.kind == Kind::kWrite) {
+    return device_->WriteRegion(region, event.at, AsBytes(event.value).first(width));
+  }
+  // Of just the size, so that a sanitizer sees who writes past it.
+  const auto out = std::make_unique<std::byte[]>(width);
+  device_->ReadRegion(region, event.at, Bytes(out.get(), width));
+  if (observer() != nullptr) {
+    fmt::print("       = {:#x}\n", LoadLePartial(ConstBytes(out.get(), width)));
+  }
+}
+
+void DeviceTarget::Reset() {
+  host_.CancelWaits();
+  device_->Reset(ResetKind::kFunction);
+  LetEverythingGoOn();
+  snapshots_->Drain("after a reset");
+  device_->Resume();
+}
+
+void DeviceTarget::LetEverythingGoOn() {
+  host_.ReleaseAll();
+  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+}
+
+void DeviceTarget::SaveLoad(const Event& event) {
+  LetEverythingGoOn();
+  snapshots_->Drain("before its state is saved");
+  std::vector<std::byte> saved = snapshots_->Saved();
+  device_->Reset(ResetKind::kFunction);
+  snapshots_->Drain("before a state is loaded");
+  const bool damaged = event.value % 256 != 0;
+  if (damaged) saved[event.at % saved.size()] ^= static_cast<std::byte>(event.value);
+  auto in = StateReader::Parse(saved);
+  const Result<void> loaded = in ? device_->Load(*in) : Result<void>(tl::unexpected(in.error()));
+  if (!damaged && !loaded) {
+    Violation("save-load", "the device refuses its own state: {}", loaded.error().message);
+  }
+  if (!damaged && snapshots_->Saved() != saved) {
+    Violation("save-load", "a state is another one when it was loaded and saved again");
+  }
+  device_->Resume();
+}
+
+void DeviceTarget::CheckReadOnlyBits() {
+  for (const auto& [offset, size] : kFixedConfig) {
+    std::array<std::byte, 4> now;
+    device_->ReadRegion(Region::kConfig, offset, Bytes(now).first(size));
+    const auto then = ConstBytes(fresh_config_).subspan(offset, size);
+    if (!std::ranges::equal(ConstBytes(now).first(size), then)) {
+      Violation("read-only", "configuration space changed at {:#x}, where nothing is writable",
+                offset);
+    }
+  }
+  for (const RegisterDef& row : facts_.registers) {
+    if (std::ranges::find(facts_.moving, row.name) != facts_.moving.end()) continue;
+    uint64_t now = 0;
+    device_->ReadRegion(Region{facts_.bar}, row.offset, AsWritableBytes(now).first(row.width));
+    const uint64_t fixed = ~(row.writable | row.set | row.clear) & WidthMask(row.width);
+    // All ones: the function sleeps in D3, where nothing is claimed.
+    if ((now & fixed) == (row.reset & fixed) || now == WidthMask(row.width)) continue;
+    Violation("read-only", "{} reads {:#x}: bits {:#x} are not a driver's to write", row.name, now,
+              (now ^ row.reset) & fixed);
+  }
+}
+
+std::unique_ptr<Target> MakeNvmeTarget() {
+  return std::make_unique<DeviceTarget>(NvmeGrammar(), ModelFacts{.options = kNvmeOptions,
+                                                                  .bar = nvme::kRegisterBar,
+                                                                  .registers = nvme::kRegisters,
+                                                                  .moving = kNvmeMoving});
+}
+
+// The chip moves most of its registers itself: only configuration space is compared.
+std::unique_ptr<Target> MakeLsiTarget() {
+  return std::make_unique<DeviceTarget>(LsiGrammar(), ModelFacts{.options = kLsiOptions});
+}
+
+}  // namespace farside::fuzz

@@ -1,0 +1,81 @@
+// DeviceTarget: a device model alone, over a hostile host. No channel, no message: the fastest way
+// into a model.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/loop.h"
+#include "devices/core/device.h"
+#include "fuzz/host/host.h"
+#include "fuzz/host/models.h"
+#include "fuzz/host/snapshots.h"
+#include "fuzz/host/witness.h"
+#include "fuzz/targets/target.h"
+
+namespace farside::fuzz {
+
+// What a target knows of its model besides its grammar.
+struct ModelFacts {
+  std::span<const std::string_view> options;
+  // Registers in which bits that no driver may write never differ from their reset values, with the
+  // BAR that they are in.
+  uint32_t bar = 0;
+  std::span<const RegisterDef> registers = {};
+  // But for these, which the device itself moves.
+  std::span<const std::string_view> moving = {};
+};
+
+// Oracles besides those of what it is made of: "read-only" (a bit that no driver may write has
+// changed), "save-load" (a state that is refused, or is another after it was loaded).
+class DeviceTarget final : public Target, private AnswerSource {
+ public:
+  // Turns of the loop that an event gets at once, as from the server between two messages.
+  static constexpr size_t kQuantum = 64;
+  // That a session gets in all: a script may be endless, and a turn of one has 4096 instructions.
+  static constexpr size_t kMaxTurns = 160;
+  // Every so many sessions the state is compared with a new device's.
+  static constexpr uint64_t kCompareEvery = 256;
+
+  DeviceTarget(const Grammar& grammar, const ModelFacts& facts);
+  ~DeviceTarget() override;
+
+  void Run(ConstBytes input) override;
+
+ private:
+  std::optional<Answer> TakeAnswer(DmaAccess access) override;
+
+  void Play(std::span<const Event> events);
+  void Execute(const Event& event);
+  void Access(const Event& event);
+  void Settle(size_t turns);
+  void SaveLoad(const Event& event);
+  void Reset();
+  void LetEverythingGoOn();
+  void CheckReadOnlyBits();
+  ConstBytes Reflected(ConstBytes data, Store& store);
+
+  const Grammar& grammar_;
+  const ModelFacts facts_;
+  SessionClock clock_;
+  Loop loop_{clock_};
+  FramePool::Scope frames_{loop_.frames()};
+  Host host_{loop_, *this};
+  ModelBackends backends_{loop_};
+  std::unique_ptr<Device> device_;
+  std::optional<Snapshots> snapshots_;
+  Witness witness_;
+  std::vector<std::byte> fresh_config_;
+
+  Session session_;
+  std::span<const Event> playing_;
+  size_t next_ = 0;
+  size_t turns_left_ = kMaxTurns;
+  std::optional<Event> reflect_;
+  std::optional<Store> reflected_;
+};
+
+}  // namespace farside::fuzz

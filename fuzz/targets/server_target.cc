@@ -1,0 +1,180 @@
+#include "fuzz/targets/server_target.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "fuzz/host/oracle.h"
+
+namespace farside::fuzz {
+
+using vfio_user::Command;
+using vfio_user::MigrationState;
+
+ServerTarget::ServerTarget(const Grammar& grammar) : grammar_(grammar) {
+  MuteLog();
+  slot_.Plug(MakeModel(kNvmeOptions, slot_.env(), backends_));
+  snapshots_.emplace(*loop_, clock_, slot_.device());
+  server_.emplace(slot_);
+  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  // The prologue by message, as a driver has it.
+  Session prologue;
+  Store store;
+  grammar_.AddPrologue(store, &prologue.events);
+  CHECK(Connect(true));
+  Play(prologue.events);
+  client_.Finish();
+  client_.Disconnect();
+  snapshots_->TakeReady();
+}
+
+ServerTarget::~ServerTarget() {
+  client_.Disconnect();
+  server_.reset();
+  slot_.device().Reset(ResetKind::kShutdown);
+  loop_->RunUntilIdle();
+}
+
+bool ServerTarget::Connect(bool by_message) {
+  auto [mine, servers] = MemoryTransport::MakePair();
+  wire_ = mine.get();
+  if (!server_->Accept(std::move(servers))) {
+    wire_ = nullptr;
+    return false;
+  }
+  return client_.Connect(std::move(mine), by_message);
+}
+
+bool ServerTarget::Step() {
+  if (server_->connected()) server_->Pump();
+  const bool more = loop_->RunReady(VfioUserServer::kTaskQuantum);
+  loop_->FireTimers();
+  return more || (client_.connected() && !client_.closed() && wire_->pending() != 0);
+}
+
+void ServerTarget::Run(ConstBytes input) {
+  Decode(input, &session_);
+  snapshots_->GoBack(session_.ready());
+  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  CHECK(Connect(session_.by_message()));
+
+  Play(session_.events);
+  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  client_.Finish();
+  RunTurns(*loop_, Snapshots::kMaxTurns);
+  loop_->RunOnce(0);
+
+  ++tally_.sessions;
+  tally_.with_dma += client_.counts().dma != 0 ||
+                     std::ranges::any_of(backends_.disks(),
+                                         [](const auto& disk) { return disk->requests() != 0; });
+  tally_.with_interrupts += client_.counts().interrupts != 0;
+  tally_.with_io += std::ranges::any_of(backends_.disks(),
+                                        [](const auto& disk) { return disk->requests() != 0; });
+  client_.Disconnect();
+  if (server_->connected()) Violation("answered", "the server did not see that its client is gone");
+  RunTurns(*loop_, Snapshots::kMaxTurns);
+  if (tally_.sessions % 256 == 1 || observer() != nullptr) snapshots_->ExpectFresh();
+  witness_.Check();
+}
+
+void ServerTarget::Play(std::span<const Event> events) {
+  playing_ = events;
+  next_ = 0;
+  while (next_ < playing_.size()) {
+    const Event& event = playing_[next_];
+    if (observer() != nullptr) observer()(grammar_, next_, event);
+    ++next_;
+    Execute(event);
+  }
+  playing_ = {};
+  next_ = 0;
+}
+
+std::optional<Answer> ServerTarget::TakeAnswer(DmaAccess access) {
+  if (next_ >= playing_.size()) return std::nullopt;
+  const Event& event = playing_[next_];
+  const bool fault = event.kind == Kind::kFault;
+  if (!fault && (event.kind != Kind::kAnswer || access != DmaAccess::kRead)) return std::nullopt;
+  if (observer() != nullptr) observer()(grammar_, next_, event);
+  ++next_;
+  return fault ? Answer{.fault = true} : Answer{.data = event.data};
+}
+
+void ServerTarget::Execute(const Event& event) {
+  switch (event.kind) {
+    case Kind::kSaveLoad:
+      return Migrate(event);
+    case Kind::kDisk: {
+      const auto disks = backends_.disks();
+      disks[0]->Act(static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount)),
+                    event.value);
+      Step();
+      return;
+    }
+    case Kind::kReconnect:
+      client_.Disconnect();
+      for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+      RunTurns(*loop_, Snapshots::kMaxTurns);
+      if (!Connect(session_.by_message())) {
+        Violation("answered", "the server refuses a client when the one before is gone");
+      }
+      return;
+    default:
+      return client_.Execute(event);
+  }
+}
+
+bool ServerTarget::SetMigrationState(MigrationState state) {
+  struct {
+    vfio_user::DeviceFeature feature;
+    vfio_user::FeatureMigrationState state;
+  } set{.feature = {.argsz = sizeof set,
+                    .flags = vfio_user::kFeatureSet |
+                             static_cast<uint32_t>(vfio_user::Feature::kMigrationState)},
+        .state = {.state = static_cast<uint32_t>(state)}};
+  return client_.Call(Command::kDeviceFeature, AsBytes(set)).has_value();
+}
+
+// As a VMM does it that moves a guest to the same place.
+void ServerTarget::Migrate(const Event& event) {
+  constexpr uint32_t kPiece = 4096;
+  if (!client_.connected() || client_.closed()) return;
+  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  if (!SetMigrationState(MigrationState::kStopCopy)) return;
+  std::vector<std::byte> saved;
+  for (;;) {
+    const vfio_user::MigData read{.argsz = sizeof read + kPiece, .size = kPiece};
+    const auto piece = client_.Call(Command::kMigDataRead, AsBytes(read));
+    if (!piece || piece->size() <= sizeof read) break;
+    saved.insert(saved.end(), piece->begin() + sizeof read, piece->end());
+    if (piece->size() < sizeof read + kPiece) break;
+  }
+  SetMigrationState(MigrationState::kStop);
+  const bool damaged = event.value % 256 != 0;
+  if (SetMigrationState(MigrationState::kResuming) && !saved.empty()) {
+    if (damaged) saved[event.at % saved.size()] ^= static_cast<std::byte>(event.value);
+    for (size_t at = 0; at < saved.size(); at += kPiece) {
+      const ConstBytes piece =
+          ConstBytes(saved).subspan(at, std::min<size_t>(kPiece, saved.size() - at));
+      std::vector<std::byte> write(sizeof(vfio_user::MigData));
+      const vfio_user::MigData data{.argsz = static_cast<uint32_t>(sizeof data + piece.size()),
+                                    .size = static_cast<uint32_t>(piece.size())};
+      Copy(write, AsBytes(data));
+      write.insert(write.end(), piece.begin(), piece.end());
+      client_.Call(Command::kMigDataWrite, write);
+    }
+    const bool loaded = SetMigrationState(MigrationState::kStop);
+    if (!loaded && !damaged && client_.connected() && !client_.closed() &&
+        !client_.broke_framing()) {
+      Violation("save-load", "the server refuses the state that it gave");
+    }
+  }
+  SetMigrationState(MigrationState::kRunning);
+}
+
+std::unique_ptr<Target> MakeServerTarget() {
+  return std::make_unique<ServerTarget>(ServerGrammar());
+}
+
+}  // namespace farside::fuzz

@@ -1,0 +1,64 @@
+// Target: something that is fuzzed. In every build, whatever drives it: libFuzzer, AFL++, or the
+// program farside-fuzz, which runs, shrinks and explains single inputs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "fuzz/mutator/grammar.h"
+#include "fuzz/session/event.h"
+
+namespace farside::fuzz {
+
+// What the sessions of one run reached. Below the shares of docs/fuzzing.md a target counts as
+// absent: it only pokes at the surface.
+struct Tally {
+  uint64_t sessions = 0;
+  uint64_t with_dma = 0;         // In which a DMA access was completed,
+  uint64_t with_interrupts = 0;  // an interrupt raised,
+  uint64_t with_io = 0;          // a command of the disk's executed.
+};
+
+class Target {
+ public:
+  virtual ~Target() = default;
+
+  // Any bytes. The same bytes do the same, whatever was run before. What is wrong aborts.
+  virtual void Run(ConstBytes input) = 0;
+  // Told of each event before it happens.
+  using Observer = void (*)(const Grammar& grammar, size_t index, const Event& event);
+  void set_observer(Observer to) { observer_ = to; }
+  const Tally& tally() const { return tally_; }
+
+ protected:
+  Observer observer() const { return observer_; }
+  Tally tally_;
+
+ private:
+  Observer observer_ = nullptr;
+};
+
+struct TargetDef {
+  std::string_view name;
+  std::string_view help;
+  std::unique_ptr<Target> (*make)();
+  // Of targets whose inputs are sessions; nullptr where they are text or other bytes.
+  const Grammar& (*grammar)() = nullptr;
+  // Whether its sessions are to reach DMA, interrupts and disks.
+  bool has_io = false;
+};
+
+// A new target is a row here.
+std::span<const TargetDef> Targets();
+// nullptr if there is none of this name.
+const TargetDef* FindTarget(std::string_view name);
+
+// The rows' functions.
+std::unique_ptr<Target> MakeNvmeTarget();
+std::unique_ptr<Target> MakeLsiTarget();
+std::unique_ptr<Target> MakeServerTarget();
+
+}  // namespace farside::fuzz

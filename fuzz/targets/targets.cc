@@ -1,0 +1,25 @@
+#include <algorithm>
+
+#include "fuzz/targets/target.h"
+
+namespace farside::fuzz {
+namespace {
+
+constexpr TargetDef kTargets[] = {
+    {"nvme", "the NVMe controller, over hostile memory", &MakeNvmeTarget, &NvmeGrammar, true},
+    {"lsi", "the LSI53C895A with a disk and a CD drive, over hostile memory", &MakeLsiTarget,
+     &LsiGrammar, true},
+    {"server", "the vfio-user server of an NVMe controller, under a hostile client",
+     &MakeServerTarget, &ServerGrammar, true},
+};
+
+}  // namespace
+
+std::span<const TargetDef> Targets() { return kTargets; }
+
+const TargetDef* FindTarget(std::string_view name) {
+  const auto found = std::ranges::find(kTargets, name, &TargetDef::name);
+  return found == std::end(kTargets) ? nullptr : found;
+}
+
+}  // namespace farside::fuzz
