@@ -63,6 +63,15 @@ TEST(ControlSandboxTest, RefusesEachCallOfTheTable) {
   }
 }
 
+TEST(ControlSandboxTest, RefusesTheSameCallsByX32Numbers) {
+  constexpr long kX32 = 0x4000'0000;  // asm/unistd.h: __X32_SYSCALL_BIT
+  EXPECT_EQ(InChild([] {
+              if (!InstallControlSandbox()) return 1;
+              return syscall(kX32 | SYS_kexec_load, -1, -1, -1, -1) < 0 && errno == EPERM ? 0 : 2;
+            }),
+            0);
+}
+
 TEST(ControlSandboxTest, HoldsForAllThreadsAndForWhatIsStarted) {
   EXPECT_EQ(InChild([] {
               int pipe_fds[2];
