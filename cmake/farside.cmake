@@ -16,6 +16,7 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(tl-expected REQUIRED)
 find_package(GTest REQUIRED)
+set(Boost_USE_STATIC_LIBS ON)
 find_package(Boost REQUIRED COMPONENTS program_options)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)
@@ -26,7 +27,12 @@ target_include_directories(farside_settings INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(farside_settings INTERFACE FARSIDE_VERSION="${PROJECT_VERSION}")
 target_compile_options(farside_settings INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Werror -g)
-target_link_libraries(farside_settings INTERFACE fmt::fmt tl::expected Threads::Threads)
+target_link_libraries(farside_settings INTERFACE tl::expected Threads::Threads)
+# Not fmt's library: base/fmt.cc.
+target_include_directories(farside_settings SYSTEM INTERFACE
+  $<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECTORIES>)
+target_compile_definitions(farside_settings INTERFACE
+  $<TARGET_PROPERTY:fmt::fmt,INTERFACE_COMPILE_DEFINITIONS>)
 if(FARSIDE_MUTANTS)
   target_compile_definitions(farside_settings INTERFACE FARSIDE_MUTANTS=1)
 endif()
