@@ -81,8 +81,12 @@ struct Placed {
   uint64_t size = 0;
 };
 
-// The smallest -m, in MiB, whose RAM below kLowRamEnd reaches up to `end`.
-uint64_t MebibytesFor(uint64_t end) { return (end + (1 << 20) - 1) >> 20; }
+// The smallest -m, in MiB, whose RAM below kLowRamEnd has room for a kernel that ends at `end` and
+// for an initrd of `initrd` bytes.
+uint64_t MebibytesFor(uint64_t end, uint64_t initrd) {
+  const uint64_t pages = (std::min(initrd, kLowRamEnd) + kPageSize - 1) / kPageSize;
+  return (end + pages * kPageSize + (1 << 20) - 1) >> 20;
+}
 
 std::vector<E820Entry> MemoryMap(const GuestRam& ram) {
   std::vector<E820Entry> out{
@@ -118,7 +122,7 @@ Result<Placed> LoadInitrd(GuestRam& ram, int fd, uint64_t floor, uint64_t last) 
   const uint64_t end = std::min(ram.low_end(), last + 1);
   const uint64_t gpa = size <= end ? (end - size) / kPageSize * kPageSize : 0;
   if (gpa < floor) {
-    const uint64_t needed = MebibytesFor(floor + std::min(size, kLowRamEnd) + kPageSize);
+    const uint64_t needed = MebibytesFor(floor, size);
     if (needed << 20 > std::min(kLowRamEnd, last + 1)) {
       return Fail(
           "the initrd of {} bytes does not fit between the kernel's end {:#x} and {:#x}: "
@@ -201,8 +205,20 @@ Result<CpuEntry> EnterPvh(GuestRam& ram, const BootSource& source, Placed initrd
   return CpuEntry{.mode = CpuEntry::Mode::kProtected32, .rip = rip, .rbx = kStartInfo};
 }
 
-// Where [gpa, gpa + size) of guest RAM is, for a kernel that has to lie there.
-Result<Bytes> KernelPlace(const GuestRam& ram, uint64_t gpa, uint64_t size, std::string_view what) {
+// How much -m a kernel needs that ends at `end`, in MiB: with its initrd, lest the next attempt
+// fail for that.
+uint64_t NeededFor(uint64_t end, const BootSource& source) {
+  uint64_t initrd = 0;
+  if (source.initrd >= 0) {
+    if (const auto image = Image::Open(source.initrd, "initrd")) initrd = image->size();
+  }
+  return std::min(MebibytesFor(end, initrd), kLowRamEnd >> 20);
+}
+
+// Where [gpa, gpa + size) of guest RAM is, for a part of a kernel that has to lie there. `needed`
+// is the -m for all of it.
+Result<Bytes> KernelPlace(const GuestRam& ram, uint64_t gpa, uint64_t size, std::string_view what,
+                          uint64_t needed) {
   if (gpa < kLegacyEnd) {
     return Fail("the kernel's {} lies at {:#x}, below 1 MiB, where boot data is: link it higher",
                 what, gpa);
@@ -211,7 +227,7 @@ Result<Bytes> KernelPlace(const GuestRam& ram, uint64_t gpa, uint64_t size, std:
   if (InRange(gpa, size, kLowRamEnd)) {
     return Fail(
         "the kernel's {} of {} bytes at {:#x} lies outside of {} MiB of RAM: give it -m {}M", what,
-        size, gpa, ram.size() >> 20, MebibytesFor(gpa + size));
+        size, gpa, ram.size() >> 20, needed);
   }
   return Fail("the kernel's {} of {} bytes at {:#x} does not lie in RAM below {:#x}: link it lower",
               what, size, gpa, kLowRamEnd);
@@ -254,7 +270,23 @@ struct Elf {
   std::optional<uint64_t> pvh_entry;
 };
 
-Result<Elf> LoadSegments(GuestRam& ram, const Image& image, const Elf64_Ehdr& header) {
+bool IsLoaded(const Elf64_Phdr& segment) {
+  return segment.p_type == PT_LOAD && segment.p_memsz != 0;
+}
+
+// Where the last of those ends that can lie below kLowRamEnd.
+uint64_t EndOf(std::span<const Elf64_Phdr> segments) {
+  uint64_t end = 0;
+  for (const Elf64_Phdr& segment : segments) {
+    if (IsLoaded(segment) && InRange(segment.p_paddr, segment.p_memsz, kLowRamEnd)) {
+      end = std::max(end, segment.p_paddr + segment.p_memsz);
+    }
+  }
+  return end;
+}
+
+Result<Elf> LoadSegments(GuestRam& ram, const BootSource& source, const Image& image,
+                         const Elf64_Ehdr& header) {
   if (header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum > kMaxProgramHeaders) {
     return Fail("the kernel has {} program headers of {} bytes: {} of {} bytes are the limit",
                 header.e_phnum, header.e_phentsize, kMaxProgramHeaders, sizeof(Elf64_Phdr));
@@ -263,26 +295,26 @@ Result<Elf> LoadSegments(GuestRam& ram, const Image& image, const Elf64_Ehdr& he
   if (auto read = image.Read(header.e_phoff, std::as_writable_bytes(std::span(segments))); !read) {
     return tl::unexpected(read.error());
   }
-  Elf out;
+  Elf out{.end = EndOf(segments), .segments = {}, .pvh_entry = {}};
+  const uint64_t needed = NeededFor(out.end, source);
   for (const Elf64_Phdr& segment : segments) {
     if (segment.p_type == PT_NOTE && !out.pvh_entry) {
       auto entry = FindPvhEntry(image, segment);
       if (!entry) return tl::unexpected(entry.error());
       out.pvh_entry = *entry;
     }
-    if (segment.p_type != PT_LOAD || segment.p_memsz == 0) continue;
+    if (!IsLoaded(segment)) continue;
     if (segment.p_filesz > segment.p_memsz) {
       return Fail(
           "the kernel has a segment of {} bytes in the file and only {} in memory: it is "
           "damaged",
           segment.p_filesz, segment.p_memsz);
     }
-    const auto place = KernelPlace(ram, segment.p_paddr, segment.p_memsz, "segment");
+    const auto place = KernelPlace(ram, segment.p_paddr, segment.p_memsz, "segment", needed);
     if (!place) return tl::unexpected(place.error());
     const auto read = image.Read(segment.p_offset, place->first(segment.p_filesz));
     if (!read) return tl::unexpected(read.error());
     out.segments.push_back({segment.p_paddr, segment.p_memsz});
-    out.end = std::max(out.end, segment.p_paddr + segment.p_memsz);
   }
   return out;
 }
@@ -299,7 +331,7 @@ Result<CpuEntry> LoadElf(GuestRam& ram, const BootSource& source, const Image& i
         "machine 62)",
         header.e_ident[EI_CLASS], header.e_machine);
   }
-  const auto elf = LoadSegments(ram, image, header);
+  const auto elf = LoadSegments(ram, source, image, header);
   if (!elf) return tl::unexpected(elf.error());
   if (elf->segments.empty()) {
     return Fail("the kernel is an ELF with nothing to load: link it, or give another -kernel");
@@ -363,7 +395,7 @@ Result<CpuEntry> LoadBzImage(GuestRam& ram, const BootSource& source, const Imag
   if (!InRange(offset, size, image.size())) return image.Truncated(offset, size);
   const uint64_t gpa = header->pref_address;
   const uint64_t room = std::max<uint64_t>(size, header->init_size);
-  const auto place = KernelPlace(ram, gpa, room, "image");
+  const auto place = KernelPlace(ram, gpa, room, "image", NeededFor(gpa + room, source));
   if (!place) return tl::unexpected(place.error());
   if (auto read = image.Read(offset, place->first(size)); !read) {
     return tl::unexpected(read.error());

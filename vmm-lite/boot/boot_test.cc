@@ -272,6 +272,30 @@ TEST_F(Boot, NamesWhatIsWrongWithABzImage) {
   EXPECT_TRUE(Load(TestBzImage().Make(), {}, std::string(100, 'x')));
 }
 
+// "-m 35M" in the sentence: that is enough for all of it, and less is not.
+TEST_F(Boot, NamesTheMemoryForKernelAndInitrdTogether) {
+  TestElf elf;
+  elf.load.p_paddr = 20 * kMiB;
+  elf.header.e_entry = 20 * kMiB;
+  elf.note.p_type = PT_LOAD;  // A second segment, behind the first.
+  elf.note.p_paddr = 22 * kMiB;
+  elf.note.p_memsz = 16 * kMiB;
+  TestBzImage image;
+  image.header.init_size = 32 * kMiB;
+  const Content initrd(14 * kMiB - 100);
+  for (const auto& [kernel, needed] : {std::pair(elf.Make(), 52), std::pair(image.Make(), 48)}) {
+    ExpectRefused(kernel, fmt::format("-m {}M", needed), initrd);
+    const UniqueFd kernel_fd = FileOf(kernel);
+    const UniqueFd initrd_fd = FileOf(initrd);
+    for (const int mebibytes : {needed - 1, needed}) {
+      const auto ram = GuestRam::Create(static_cast<uint64_t>(mebibytes) * kMiB);
+      ASSERT_TRUE(ram);
+      const BootSource source{.kernel = kernel_fd.get(), .initrd = initrd_fd.get()};
+      EXPECT_EQ(LoadKernel(**ram, source).has_value(), mebibytes == needed) << mebibytes;
+    }
+  }
+}
+
 TEST_F(Boot, NamesWhatIsWrongWithFiles) {
   const Content kernel = TestElf().Make();
   ExpectRefused(kernel, "does not fit behind the kernel", Content(14 * kMiB));
