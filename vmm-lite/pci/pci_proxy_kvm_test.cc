@@ -9,6 +9,7 @@
 #include <condition_variable>
 
 #include "protocol/fake_server.h"
+#include "vmm-lite/kvm/vcpu.h"
 #include "vmm-lite/machine/layout.h"
 #include "vmm-lite/pci/pci_proxy.h"
 
@@ -359,6 +360,83 @@ TEST_F(PciProxyTest, MemoryThatCanShrinkIsNotMapped) {
   Write(0x10, 7);
   EXPECT_EQ(Read(0x10), 7u);
   EXPECT_EQ(server_->region(0)[0x10], std::byte{7}) << "by message";
+}
+
+// A doorbell of 4 bytes at 0x10 of BAR 0 that takes any value, and one at 0x20 that takes only 7.
+FakeServer::Hook Doorbells(int any, int seven) {
+  return On(Command::kDeviceGetRegionIoFds, [any, seven](FakeServer& self, Frame& frame) {
+    const auto request = vfio_user::DecodeRequest(frame);
+    const auto* asked = std::get_if<vfio_user::DeviceGetRegionIoFdsRequest>(&*request);
+    if (asked->index != 0) return self.Reply(frame, vfio_user::RegionIoFds{16, 0, asked->index, 0});
+    constexpr uint32_t kSize = 16 + 2 * 40;
+    if (asked->argsz < kSize) return self.Reply(frame, vfio_user::RegionIoFds{kSize, 0, 0, 0});
+    const std::array<int, 2> fds = {any, seven};
+    self.SendBytes(
+        Pack(vfio_user::ReplyHeader(frame.header, kSize), vfio_user::RegionIoFds{kSize, 0, 0, 2},
+             vfio_user::IoFdEntry{0x10, 4, 0, 0, 0, 0, 0},
+             vfio_user::IoFdEntry{0x20, 4, 1, 0, /*flags=*/1, 0, /*datamatch=*/7}),
+        fds);
+  });
+}
+
+// The end of a guest's program.
+class KickPort final : public IoHandler {
+ public:
+  explicit KickPort(Vcpu& cpu) : cpu_(cpu) {}
+  void Read(uint32_t, uint64_t, Bytes) override {}
+  void Write(uint32_t, uint64_t, ConstBytes) override { cpu_.Kick(); }
+
+ private:
+  Vcpu& cpu_;
+};
+
+TEST_F(PciProxyTest, ADoorbellIsCountedByItsEventfdAndSendsNothing) {
+  constexpr uint64_t kProgram = 0x1'0000;
+  constexpr uint64_t kMoved = kBarAddress + 0x10'0000;
+  const UniqueFd any = MakeEventfd().value();
+  const UniqueFd seven = MakeEventfd().value();
+  ASSERT_TRUE(Attach(Doorbells(any.get(), seven.get())));
+  Place();
+  for (const GuestRam::Block& block : ram_->blocks()) {
+    ASSERT_TRUE(vm_->AddMemory(block.gpa, block.size, block.host, /*read_only=*/false));
+  }
+  const auto cpu = Vcpu::Create(*vm_, 0, 1).value();
+  Vcpu::InstallWake();
+  ASSERT_TRUE(ports_.Add(0x80, 1, std::make_shared<KickPort>(*cpu)));
+  // The guest writes `value` to `address` that often.
+  const auto ring = [&](uint64_t address, uint32_t value, uint32_t times) {
+    const auto program = Pack(uint8_t{0xb8}, value,                           // mov eax, value
+                              uint8_t{0xb9}, times,                           // mov ecx, times
+                              uint8_t{0xa3}, static_cast<uint32_t>(address),  // mov [address], eax
+                              uint16_t{0xf9e2},                               // loop -7
+                              uint16_t{0x80e6});                              // out 0x80, al
+    ASSERT_TRUE(ram_->Write(kProgram, program));
+    cpu->Unkick();
+    ASSERT_TRUE(cpu->Enter({.mode = CpuEntry::Mode::kProtected32, .rip = kProgram}));
+    ASSERT_TRUE(cpu->Run(memory_, ports_).value());
+  };
+  const auto sent = [&](uint64_t offset) { return server_->region(0)[offset]; };
+
+  ring(kBarAddress + 0x10, 9, 5);
+  EXPECT_EQ(DrainEventfd(any.get()), 5u);
+  ring(kBarAddress + 0x20, 7, 3);
+  EXPECT_EQ(DrainEventfd(seven.get()), 3u);
+  EXPECT_EQ(Read(0), 0u) << "whatever was posted is there now";
+  EXPECT_EQ(sent(0x10), std::byte{0}) << "no message";
+  EXPECT_EQ(sent(0x20), std::byte{0}) << "no message";
+
+  ring(kBarAddress + 0x20, 8, 2);
+  EXPECT_EQ(DrainEventfd(seven.get()), 0u) << "it takes only 7";
+  EXPECT_EQ(Read(0x20), 8u) << "so that was a message";
+
+  WriteConfig<uint32_t>(pci::kBar0, kMoved);
+  ring(kBarAddress + 0x10, 9, 4);
+  EXPECT_EQ(DrainEventfd(any.get()), 0u) << "the BAR is elsewhere";
+  ring(kMoved + 0x10, 9, 2);
+  EXPECT_EQ(DrainEventfd(any.get()), 2u);
+  proxy_->Detach();
+  ring(kMoved + 0x10, 9, 1);
+  EXPECT_EQ(DrainEventfd(any.get()), 0u);
 }
 
 TEST_F(PciProxyTest, AttachingAndDetachingLeavesNothingBehind) {
