@@ -4,7 +4,10 @@
 Run it: python3 -B ci/live/judge_test.py
 """
 
+import hashlib
+import io
 import pathlib
+import struct
 import unittest
 
 import flush_kill
@@ -13,6 +16,8 @@ import linux_disk
 import mpqemu
 import mpqemu_disk
 import mpqemu_scsi
+import tiny_guest
+import vmm_lite
 
 
 def failures(judge, *arguments):
@@ -289,6 +294,162 @@ class ScsiCommands(unittest.TestCase):
         status, output = tools["readcap-16"]
         promised = tools | {"readcap-16": (status, output.replace("lbprz=0", "lbprz=1"))}
         self.assertEqual(len(self.judge(promised, before, kernel)), 1)
+
+
+class VmmLite(unittest.TestCase):
+    """The parts' verdicts; what they wait for fails by a LabError."""
+
+    def test_a_guest_that_did_not_reach_its_end_fails(self):
+        def judge(said, status=0):
+            return failures(vmm_lite.judge_end, report_of(said), "kill", status, "")
+
+        self.assertEqual(judge({"passed": ["kill"]}), [])
+        self.assertEqual(len(judge({"passed": ["kill"]}, status=1)), 1)
+        self.assertEqual(len(judge({"passed": ["kill"], "failed": ["mount"]})), 1)
+        self.assertEqual(len(judge({"passed": ["disk"]})), 1)
+        self.assertEqual(len(judge({})), 1)
+
+    def test_complaints_fail(self):
+        def judge(errors):
+            return failures(vmm_lite.judge_errors, "vmm", errors)
+
+        self.assertEqual(judge("vmm-lite: device nvme0 is dead: it was killed\n"), [])
+        for line in ["CHECK failed: vm.cc:3", "ERROR: AddressSanitizer: heap-use-after-free",
+                     "error: KVM cannot emulate what it does there"]:
+            self.assertEqual(len(judge(f"well\n{line}\n")), 1)
+        kernel = {"kernel": ["[    9.1] nvme nvme0: I/O 5 QID 1 timeout, aborting"]}
+        self.assertEqual(len(failures(vmm_lite.judge_kernel, report_of(kernel))), 1)
+        self.assertEqual(failures(vmm_lite.judge_kernel, report_of(good_report())), [])
+
+    def test_an_lsi_disk_without_its_interrupts_or_content_fails(self):
+        good = good_report() | {"vendor": ["QEMU"], "model": ["QEMU HARDDISK"],
+                                "interrupt": ["sym53c8xx none 40 30"]}
+        self.assertEqual(failures(vmm_lite.judge_lsi, report_of(good)), [])
+        for wrong in [{"vendor": []}, {"digest": good["digest"][1:]}, {"trimmed": []},
+                      {"interrupt": []}, {"interrupt": ["sym53c8xx none 25 25"]},
+                      {"interrupt": ["sym53c8xx msi 40 30"]}]:
+            with self.subTest(wrong):
+                self.assertEqual(len(failures(vmm_lite.judge_lsi, report_of(good | wrong))), 1)
+
+    def test_a_disk_that_did_not_survive_fails(self):
+        blocks = b"".join(flush_kill.sector_of(number) * 8 for number in range(3))
+        said = {"survived": [f"3 {hashlib.sha256(blocks).hexdigest()}"]}
+        self.assertEqual(failures(vmm_lite.judge_survived, report_of(said), 3), [])
+        self.assertEqual(len(failures(vmm_lite.judge_survived, report_of(said), 4)), 1)
+        self.assertEqual(len(failures(vmm_lite.judge_survived, report_of({}), 3)), 1)
+
+    def test_each_plug_without_its_content_fails(self):
+        content = bytes(range(256)) * 512
+        right = hashlib.sha256(content).hexdigest()
+        said = [f"round-1 {right}", f"round-2 {right}"]
+        for given, wrong in [(said, 0), (said[:1], 1), (said[1:], 1), ([], 2),
+                             ([said[0], f"round-2 {right[:-1]}"], 1)]:
+            found = failures(vmm_lite.judge_hotplug, report_of({"blocks": given}), content)
+            self.assertEqual(len(found), wrong)
+
+    def test_only_one_sentence_and_status_1_is_a_refusal(self):
+        for status, said, wrong in [
+            (1, "vmm-lite: -m 32M: too little memory\n", 0),
+            (0, "vmm-lite: -m 32M: too little memory\n", 1),
+            (-6, "vmm-lite: -m 32M: too little memory\n", 1),
+            (1, "vmm-lite: no\n", 1),
+            (1, "vmm-lite: too little memory\nand a trace\n", 1),
+            (1, "", 1),
+        ]:
+            with self.subTest(f"{status}: {said}"):
+                self.assertEqual(len(failures(vmm_lite.judge_refusal, "little", status, said,
+                                              "^vmm-lite: .*memory")), wrong)
+
+    def test_memory_without_a_whole_chain_of_tables_fails(self):
+        tables = vmm_lite.MEMORY - (64 << 10)
+
+        def memory(rsdp_at=0xF5000, names=(b"FACP", b"APIC", b"MCFG"), used=0):
+            ram = io.BytesIO()
+            for number, name in enumerate(names):
+                ram.seek(tables + 0x1000 * (1 + number))
+                ram.write(name)
+            ram.seek(tables)
+            ram.write(b"XSDT" + struct.pack("<I", 36 + 8 * len(names)))
+            ram.seek(tables + 36)
+            ram.write(struct.pack(f"<{len(names)}Q", *(tables + 0x1000 * (1 + number)
+                                                       for number in range(len(names)))))
+            rsdp = bytearray(b"RSD PTR ".ljust(24, b"\0") + struct.pack("<QI", tables, 0))
+            rsdp[8] = -sum(rsdp) % 256
+            ram.seek(rsdp_at)
+            ram.write(rsdp)
+            ram.seek(vmm_lite.MEMORY - 1)
+            ram.write(bytes([used]))
+            return ram
+
+        self.assertEqual(failures(vmm_lite.judge_rsdp, memory()), [])
+        for wrong in [{"rsdp_at": 0xE0000}, {"rsdp_at": 0xF5008}, {"names": (b"FACP", b"APIC")},
+                      {"used": 1}]:
+            with self.subTest(wrong):
+                self.assertEqual(len(failures(vmm_lite.judge_rsdp, memory(**wrong))), 1)
+
+
+class TinyGuest(unittest.TestCase):
+    GOOD = ["TAP version 13", "# memory that nobody claims reads 0xffffffff", "ok 1 - bar.sizing",
+            "ok 2 - unplug # SKIP nobody said unplug", "1..2", "# 0 failed"]
+    GONE = ["# ready: unplug slot 0 of bus 1", tiny_guest.BUTTON, "ok 1 - unplug", "1..1"]
+    DELETED = {"device": "disk0"}
+
+    def judge(self, lines, vmm=None):
+        return failures(tiny_guest.judge, vmm or tiny_guest.VmmLite("vmm"), tiny_guest.Tap(lines))
+
+    def changed(self, lines, old, new):
+        self.assertIn(old, lines)
+        return [new if line == old else line for line in lines]
+
+    def test_a_good_transcript_passes(self):
+        self.assertEqual(self.judge(self.GOOD), [])
+
+    def test_each_line_of_evidence_is_needed(self):
+        for line in self.GOOD[1:5]:
+            with self.subTest(line):
+                self.assertNotEqual(self.judge(self.changed(self.GOOD, line, "")), [])
+
+    def test_each_wrong_line_fails(self):
+        for old, new in [
+            ("ok 1 - bar.sizing", "not ok 1 - bar.sizing: second sizing"),
+            ("ok 1 - bar.sizing", "ok 1 - bar.sizing # SKIP too few NVMe controllers"),
+            (self.GOOD[1], "# memory that nobody claims reads 0x0"),
+            (self.GOOD[3], "ok 2 - unplug"),
+            ("1..2", "1..3"),
+            ("# 0 failed", "Bail out! exception 13 at 0x100000"),
+        ]:
+            with self.subTest(new):
+                self.assertNotEqual(self.judge(self.changed(self.GOOD, old, new)), [])
+
+    def test_what_fails_under_qemu_must_fail_as_its_table_has_it(self):
+        qemu = tiny_guest.Qemu()
+        words = tiny_guest.PENDING[0]
+        good = [*self.changed(self.GOOD[:4], self.GOOD[1], "# memory that nobody claims reads 0x0"),
+                "ok 3 - config.ecam # SKIP no MCFG table", f"not ok 4 - msix.vector_mask: {words}",
+                f"not ok 5 - msix.function_mask: {words}", "1..5"]
+        self.assertEqual(self.judge(good, qemu), [])
+        for old, new in [(good[5], "ok 4 - msix.vector_mask"),
+                         (good[5], "not ok 4 - msix.vector_mask: it is lost"),
+                         (good[4], "ok 3 - config.ecam")]:
+            with self.subTest(new):
+                self.assertNotEqual(self.judge(self.changed(good, old, new), qemu), [])
+
+    def test_an_unplug_without_its_evidence_fails(self):
+        def judge(how, lines, deleted=None):
+            return len(failures(tiny_guest.judge_unplug, how, lines, deleted or self.DELETED))
+
+        pulled = [line for line in self.GONE if line != tiny_guest.BUTTON]
+        self.assertEqual(judge("asked", self.GONE), 0)
+        self.assertEqual(judge("pulled", pulled), 0)
+        self.assertEqual(judge("asked", pulled), 1)
+        self.assertEqual(judge("pulled", self.GONE), 1)
+        self.assertEqual(judge("asked", self.GONE, {"device": "disk1"}), 1)
+        for line in ["", "not ok 1 - unplug: it is still there after 30 s",
+                     "ok 1 - unplug # SKIP too few NVMe controllers"]:
+            with self.subTest(line):
+                self.assertEqual(judge("asked", self.changed(self.GONE, "ok 1 - unplug", line)), 1)
+        self.assertEqual(judge("asked", self.GONE[:-1]), 1)
+        self.assertEqual(judge("asked", [*self.GONE, "Bail out! exception 6"]), 1)
 
 
 if __name__ == "__main__":

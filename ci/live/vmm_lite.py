@@ -144,19 +144,12 @@ class Machine:
         """The guest's report, after its power-off; it and vmm-lite ended well."""
         status = self.process.wait(WAIT)
         report = live.Report(self.process.lines)
-        failures = report.all("failed")
-        self.lab.check(status == 0 and report.all("passed") == [self.test] and not failures,
-                       f"the guest ran test {self.test} to its end, vmm-lite's status {status}"
-                       + "".join(f"; it said: failed {failure}" for failure in failures)
-                       + ("" if status == 0 else f"; last words: {self.process.last_words()}"))
+        judge_end(self.lab.check, report, self.test, status, self.process.last_words())
         self.check_no_complaints()
         return report
 
-    def check_no_complaints(self, allowed="^$"):
-        complaints = [line for line in self.process.errors().splitlines()
-                      if live.DiskProc.COMPLAINT.search(line) and not re.search(allowed, line)]
-        self.lab.check(not complaints, f"{self.process.name} complains of nothing"
-                       + "".join(f"\n      {line}" for line in complaints[:10]))
+    def check_no_complaints(self):
+        judge_errors(self.lab.check, self.process.name, self.process.errors())
 
 
 def gone(pid, seconds=10):
@@ -172,8 +165,86 @@ def gone(pid, seconds=10):
     return False
 
 
-def kernel_complaints(report):
-    return [line for line in report.all("kernel") if disk.DISK_COMPLAINT.search(line)]
+# ---- what is judged when all has been said: judge_test.py tries these ----
+
+
+def judge_end(check, report, test, status, last_words):
+    failures = report.all("failed")
+    check(status == 0 and report.all("passed") == [test] and not failures,
+          f"the guest ran test {test} to its end, vmm-lite's status {status}"
+          + "".join(f"; it said: failed {failure}" for failure in failures)
+          + ("" if status == 0 else f"; last words: {last_words}"))
+
+
+def judge_errors(check, name, errors):
+    complaints = [line for line in errors.splitlines() if live.DiskProc.COMPLAINT.search(line)]
+    check(not complaints, f"{name} complains of nothing"
+          + "".join(f"\n      {line}" for line in complaints[:10]))
+
+
+def judge_kernel(check, report):
+    complaints = [line for line in report.all("kernel") if disk.DISK_COMPLAINT.search(line)]
+    check(not complaints, "the guest's kernel complains of nothing about the disk"
+          + "".join(f"\n      {line}" for line in complaints[:10]))
+
+
+def judge_lsi(check, life):
+    check(life.one("vendor") not in ("", "(not said)"),
+          f"the disk's vendor: {life.one('vendor')}, model: {life.one('model')}")
+    disk.judge_digests(check, life, "read back on the other CPU")
+    disk.judge_trim(check, life)
+    found = life.table("interrupt").get("sym53c8xx", [])
+    check(found[0:1] == ["none"] and sum(map(int, found[1:])) > 50,
+          f"pin interrupts by irqfd (mode, CPU0, CPU1): {' '.join(found) or 'none'}")
+
+
+def judge_survived(check, report, count):
+    expected = hashlib.sha256(b"".join(flush_kill.sector_of(number) * 8
+                                       for number in range(count))).hexdigest()
+    check(report.one("survived") == f"{count} {expected}",
+          f"the guest reads the {count} flushed blocks from the new process, writes another")
+
+
+def judge_hotplug(check, report, content):
+    expected = hashlib.sha256(content[: 256 * 512]).hexdigest()
+    blocks = {name: words[0] for name, words in report.table("blocks").items() if words}
+    for number, time_word in ((1, "first"), (2, "second")):
+        check(blocks.get(f"round-{number}") == expected,
+              f"plugged the {time_word} time, the disk has its content")
+
+
+def judge_refusal(check, name, status, errors, pattern):
+    """A sentence on standard error that matches, and status 1."""
+    said = errors.strip()
+    check(status == 1 and len(said.splitlines()) == 1 and re.search(pattern, said) is not None,
+          f"{name}: status {status}, '{said}'")
+
+
+def judge_rsdp(check, ram):
+    """Where guests look for it lies an RSDP that leads to the tables. They are in the last 64 KiB
+    of low RAM, of which SeaBIOS has used nothing: at most 16 KiB of it are not zero."""
+    ram.seek(0xF0000)
+    segment = ram.read(0x10000)
+    found = [at for at in range(0, 0x10000, 16) if segment[at:at + 8] == b"RSD PTR "
+             and sum(segment[at:at + 36]) % 256 == 0]
+    names = []
+    if len(found) == 1:
+        (xsdt,) = struct.unpack_from("<Q", segment, found[0] + 24)
+        ram.seek(xsdt)
+        header = ram.read(8)
+        names.append(header[:4])
+        count = (struct.unpack("<I", header[4:])[0] - 36) // 8
+        ram.seek(xsdt + 36)
+        for address in struct.unpack(f"<{count}Q", ram.read(8 * count)):
+            ram.seek(address)
+            names.append(ram.read(4))
+    check(names == [b"XSDT", b"FACP", b"APIC", b"MCFG"],
+          f"SeaBIOS has put an RSDP where guests look for it; its tables: {names}")
+    ram.seek(MEMORY - (48 << 10))
+    check(not any(ram.read(48 << 10)), "SeaBIOS has used nothing of the memory of the tables")
+
+
+# ---- the parts ----
 
 
 def life_and_reread(lab, options, image, device, disk_args, dev):
@@ -188,9 +259,7 @@ def life_and_reread(lab, options, image, device, disk_args, dev):
         pid = machine.pid_of_disk()
         report = machine.finish()
         lab.check(gone(pid), "the device process ends with its guest")
-        complaints = kernel_complaints(report)
-        lab.check(not complaints, "the guest's kernel complains of nothing about the disk"
-                  + "".join(f"\n      {line}" for line in complaints[:10]))
+        judge_kernel(lab.check, report)
         reports.append(report)
         if options.part == "disk":
             shutil.copy(trace, options.out)
@@ -211,13 +280,7 @@ def part_lsi(lab, options):
     life, reread = life_and_reread(
         lab, options, image, "pci-proxy-dev,id=lsi0,protocol=mpqemu,process=disk",
         lambda path: [*medium(path), *LSI], "sda")
-    lab.check(life.one("vendor") not in ("", "(not said)"), f"the disk's vendor: {life.one('vendor')}, model: "
-              f"{life.one('model')}")
-    disk.judge_digests(lab.check, life, "read back on the other CPU")
-    disk.judge_trim(lab.check, life)
-    found = life.table("interrupt").get("sym53c8xx", [])
-    lab.check(found[0:1] == ["none"] and sum(map(int, found[1:])) > 50,
-              f"pin interrupts by irqfd (mode, CPU0, CPU1): {' '.join(found) or 'none'}")
+    judge_lsi(lab.check, life)
     disk.judge_digests(lab.check, reread, "reread after a reboot")
     disk.judge_image(lab.check, image)
 
@@ -245,18 +308,13 @@ def part_kill(lab, options):
     machine.qmp.command("device_add", **device)
     lab.check(machine.pid_of_disk() != pid, "device_add has started a new device process")
     report = machine.finish()
-    count = len(numbers)
-    expected = hashlib.sha256(b"".join(flush_kill.sector_of(number) * 8
-                                       for number in range(count))).hexdigest()
-    lab.check(report.one("survived") == f"{count} {expected}",
-              f"the guest reads the {count} flushed blocks from the new process, writes another")
+    judge_survived(lab.check, report, len(numbers))
 
 
 def part_hotplug(lab, options):
     image = lab.image("disk.img", SMALL_IMAGE)
     content = (live.GUEST_DATA * 32)[:SMALL_IMAGE]
     image.write_bytes(content)
-    expected = hashlib.sha256(content[: 256 * 512]).hexdigest()
     machine = Machine(lab, options, "linux-hotplug", "hotplug",
                       ["-device", "pcie-root-port,id=rp0"])
     machine.process.wait_for_line("^FARSIDE: waits", WAIT)
@@ -275,13 +333,8 @@ def part_hotplug(lab, options):
     machine.process.wait_for_line("^FARSIDE: time .* unplugged 1$", WAIT)
     machine.qmp.command("device_add", **device)
     report = machine.finish()
-    blocks = {name: words[0] for name, words in report.table("blocks").items() if words}
-    for number in (1, 2):
-        lab.check(blocks.get(f"round-{number}") == expected,
-                  f"plugged the {['first', 'second'][number - 1]} time, the disk has its content")
-    complaints = kernel_complaints(report)
-    lab.check(not complaints, "the guest's kernel complains of nothing about the disk"
-              + "".join(f"\n      {line}" for line in complaints[:10]))
+    judge_hotplug(lab.check, report, content)
+    judge_kernel(lab.check, report)
 
 
 def flushed(machine):
@@ -289,12 +342,9 @@ def flushed(machine):
 
 
 def check_refusal(lab, name, argv, pattern):
-    """A sentence on standard error that matches, and status 1."""
     process = lab.start(f"refused-{name}", argv)
     status = process.wait(30)
-    said = process.errors().strip()
-    lab.check(status == 1 and len(said.splitlines()) == 1 and re.search(pattern, said),
-              f"{name}: status {status}, '{said}'")
+    judge_refusal(lab.check, name, status, process.errors(), pattern)
 
 
 def check_refusals(lab, options):
@@ -354,30 +404,6 @@ def memory_of(pid):
     raise live.LabError("the CPU process has no memory file")
 
 
-def judge_rsdp(lab, ram):
-    """Where guests look for it lies an RSDP that leads to the tables. They are in the last 64 KiB
-    of low RAM, of which SeaBIOS has used nothing: at most 16 KiB of it are not zero."""
-    ram.seek(0xF0000)
-    segment = ram.read(0x10000)
-    found = [at for at in range(0, 0x10000, 16) if segment[at:at + 8] == b"RSD PTR "
-             and sum(segment[at:at + 36]) % 256 == 0]
-    names = []
-    if len(found) == 1:
-        (xsdt,) = struct.unpack_from("<Q", segment, found[0] + 24)
-        ram.seek(xsdt)
-        header = ram.read(8)
-        names.append(header[:4])
-        count = (struct.unpack("<I", header[4:])[0] - 36) // 8
-        ram.seek(xsdt + 36)
-        for address in struct.unpack(f"<{count}Q", ram.read(8 * count)):
-            ram.seek(address)
-            names.append(ram.read(4))
-    lab.check(names == [b"XSDT", b"FACP", b"APIC", b"MCFG"],
-              f"SeaBIOS has put an RSDP where guests look for it; its tables: {names}")
-    ram.seek(MEMORY - (48 << 10))
-    lab.check(not any(ram.read(48 << 10)), "SeaBIOS has used nothing of the memory of the tables")
-
-
 def part_seabios(lab, options):
     said = "FARSIDE: booted from disk"
     code = (options.guest / "bootsector").read_bytes()
@@ -415,7 +441,7 @@ def part_seabios(lab, options):
     machine = boot("nvme-halt", code.replace(reset, b"\x90" * len(reset)))
     machine.process.wait_for_line(f"^{said}$", WAIT)
     with memory_of(machine.pid_of_cpu()) as ram:
-        judge_rsdp(lab, ram)
+        judge_rsdp(lab.check, ram)
     machine.qmp.command("quit")
     lab.check(machine.process.wait(WAIT) == 0, "quit ends it")
     machine.check_no_complaints()

@@ -501,12 +501,36 @@ void TestLatency(Bench& bench, Nvme& disk, Outcome& t) {
 
 // ---- the last one ----
 
+// A root port's slot (PCI Express 3.0, sections 7.8.10 and 7.8.11).
+constexpr unsigned kSlotControl = 0x18, kSlotStatus = 0x1a;  // from the capability
+constexpr uint16_t kPowerOff = 0x400, kButton = 1, kPresenceChanged = 8, kPresent = 0x40;
+
+// As a hot-plug driver answers the attention button: it lets go, by switching the power off.
+void AnswerButton(const Function& port, unsigned express) {
+  if ((ReadConfig<uint16_t>(port, express + kSlotStatus) & kButton) == 0) return;
+  Print("# the slot's button is pressed");
+  WriteConfig(port, express + kSlotStatus, kButton);
+  const auto control = ReadConfig<uint16_t>(port, express + kSlotControl);
+  WriteConfig(port, express + kSlotControl, static_cast<uint16_t>(control | kPowerOff));
+}
+
 void TestUnplug(Bench& bench, Nvme& disk, Outcome& t) {
   if (!bench.unplug) return t.Skip("nobody said unplug");
+  const Function* const port = disk.at().bridge;
+  const unsigned express = port != nullptr ? FindCapability(*port, 0x10) : 0;
   Print("# ready: unplug slot ", disk.at().slot, " of bus ", disk.at().bus);
-  const auto gone = [&] { return ReadConfig<uint32_t>(disk.at(), 0) == 0xffff'ffff; };
+  const auto gone = [&] {
+    if (express != 0) AnswerButton(*port, express);
+    return ReadConfig<uint32_t>(disk.at(), 0) == 0xffff'ffff;
+  };
   t.Expect(WaitFor(gone, 30'000), "it is still there after 30 s");
   t.ExpectEqual(Read<uint32_t>(disk.regs() + kVs), bench.nobody, "VS of what is not there");
+  if (express == 0) return;
+  const auto vacant = [&] {
+    const auto status = ReadConfig<uint16_t>(*port, express + kSlotStatus);
+    return (status & (kPresenceChanged | kPresent)) == kPresenceChanged;
+  };
+  t.Expect(WaitFor(vacant), "Slot Status does not say that the slot is empty now");
 }
 
 constexpr Test kAllTests[] = {
