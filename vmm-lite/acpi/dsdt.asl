@@ -177,10 +177,6 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "FARSID", "VMMLITE", 1)
             {
                 IRQN = Arg0 & 0x0F
             }
-            Else
-            {
-                IRQN = 0
-            }
             Return (BUF0)
         }
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <signal.h>
-#include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +29,12 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kWho = "control";
+
+// The exit status that goes with the sentence.
+int Complain(const Error& error) {
+  fmt::print(stderr, "vmm-lite: {}\n", error.message);
+  return 1;
+}
 
 Result<UniqueFd> OpenImage(std::string_view option, const std::string& path) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -131,19 +136,6 @@ Result<UniqueFd> TakeInherited(const DeviceOptions& device) {
 
 }  // namespace
 
-class ControlProcess::Watcher final : public FdWatcher {
- public:
-  Watcher(ControlProcess& control, void (ControlProcess::*on_ready)())
-      : control_(control), on_ready_(on_ready) {}
-  void OnReady(uint32_t) override { (control_.*on_ready_)(); }
-
-  FdWatch watch;
-
- private:
-  ControlProcess& control_;
-  void (ControlProcess::*on_ready_)();
-};
-
 ControlProcess::ControlProcess(EpollLoop& loop)
     : loop_(loop),
       cpu_(loop, *this),
@@ -193,8 +185,7 @@ Result<void> ControlProcess::WatchSignals() {
   sigaddset(&signals, SIGINT);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   signal_fd_ = UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  signals_ = std::make_unique<Watcher>(*this, &ControlProcess::OnSignal);
-  return signals_->watch.Start(loop_, signal_fd_.get(), EPOLLIN, *signals_);
+  return signals_.Start(loop_, signal_fd_.get());
 }
 
 Result<void> ControlProcess::StartMachine() {
@@ -203,11 +194,11 @@ Result<void> ControlProcess::StartMachine() {
   if (auto ok = StartCpuProcess(); !ok) return ok;
   json ports = json::array();
   for (const DeviceOptions& device : options_.devices) {
-    if (device.root_port) ports.push_back(DeviceJson(device));
+    if (device.root_port) ports.push_back(device.id);
   }
   std::erase_if(options_.devices, [](const auto& device) { return device.root_port; });
   const json arguments{{"memory", options_.memory}, {"cpus", options_.cpus},
-                       {"append", options_.append}, {"devices", std::move(ports)},
+                       {"append", options_.append}, {"root_ports", std::move(ports)},
                        {"fds", fds->names},         {"reboot", options_.reboot}};
   cpu_.Request(
       "start", arguments, fds->numbers,
@@ -227,10 +218,7 @@ Result<void> ControlProcess::StartCpuProcess() {
                                    {"vmm-lite", "-cpu-process", std::to_string(theirs)}, {theirs});
   if (!child) return tl::unexpected(child.error());
   cpu_process_ = std::move(*child);
-  cpu_end_ = std::make_unique<Watcher>(*this, &ControlProcess::OnCpuEnd);
-  if (auto ok = cpu_end_->watch.Start(loop_, cpu_process_.pidfd.get(), EPOLLIN, *cpu_end_); !ok) {
-    return ok;
-  }
+  if (auto ok = cpu_end_.Start(loop_, cpu_process_.pidfd.get()); !ok) return ok;
   return cpu_.Connect(std::move(sockets->first));
 }
 
@@ -292,8 +280,7 @@ void ControlProcess::OnStartReply(const Result<json>& reply, void (ControlProces
   }
   // A CPU process that ends by itself has said why, and has a status: OnCpuEnd.
   if (!cpu_.open()) return;
-  fmt::print(stderr, "vmm-lite: {}\n", reply.error().message);
-  End(1);
+  End(Complain(reply.error()));
 }
 
 int ControlProcess::Run() {
@@ -328,7 +315,7 @@ void ControlProcess::KillCpuProcess() {
 
 void ControlProcess::OnCpuEnd() {
   cpu_.Drain();  // Its last events go to the QMP client.
-  cpu_end_->watch.Stop();
+  cpu_end_.Stop();
   const ChildEnd end = cpu_process_.Reap();
   if (end.signalled) LogError(kWho, "the CPU process {}", end.Text());
   if (!options_.control_path.empty()) unlink(options_.control_path.c_str());
@@ -349,31 +336,9 @@ void ControlProcess::OnCpuClosed(const Result<void>& why) {
   take_over_timer_.Arm(loop_.clock().now_ns() + kTakeOverNs);
 }
 
-namespace {
-
-int Main(ControlOptions options) {
-  const MonotonicClock clock;
-  auto loop = EpollLoop::Create(clock);
-  if (!loop) {
-    fmt::print(stderr, "vmm-lite: {}\n", loop.error().message);
-    return 1;
-  }
-  ControlProcess control(**loop);
-  if (const auto begun = control.Begin(std::move(options)); !begun) {
-    fmt::print(stderr, "vmm-lite: {}\n", begun.error().message);
-    return 1;
-  }
-  return control.Run();
-}
-
-}  // namespace
-
 int ControlProcessMain(int argc, const char* const* argv) {
   auto options = ParseControlOptions(argc, argv);
-  if (!options) {
-    fmt::print(stderr, "vmm-lite: {}\n", options.error().message);
-    return 1;
-  }
+  if (!options) return Complain(options.error());
   if (options->help) {
     fmt::print("{}", ControlHelp());
     return 0;
@@ -382,7 +347,14 @@ int ControlProcessMain(int argc, const char* const* argv) {
     fmt::print("vmm-lite {}\n", kVersion);
     return 0;
   }
-  return Main(std::move(*options));
+  const MonotonicClock clock;
+  auto loop = EpollLoop::Create(clock);
+  if (!loop) return Complain(loop.error());
+  ControlProcess control(**loop);
+  if (const auto begun = control.Begin(std::move(*options)); !begun) {
+    return Complain(begun.error());
+  }
+  return control.Run();
 }
 
 }  // namespace farside::vmm

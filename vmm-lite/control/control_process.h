@@ -16,6 +16,7 @@
 #include "vmm-lite/control/options.h"
 #include "vmm-lite/control/process_table.h"
 #include "vmm-lite/control/qmp.h"
+#include "vmm-lite/control/watcher.h"
 
 namespace farside::vmm {
 
@@ -38,7 +39,6 @@ class ControlProcess final : public CpuListener, public QmpHandler {
   int Run();
 
  private:
-  class Watcher;
   struct QmpCommand;
   static const std::vector<QmpCommand>& Commands();
 
@@ -47,7 +47,6 @@ class ControlProcess final : public CpuListener, public QmpHandler {
   Result<void> StartCpuProcess();
   Result<void> StartProcesses();
   Result<void> ConnectDevices();
-  Result<void> SendStart();
   void AddNextDevice();
   void OnStartReply(const Result<nlohmann::json>& reply, void (ControlProcess::*next)());
   Result<void> WatchSignals();
@@ -83,10 +82,10 @@ class ControlProcess final : public CpuListener, public QmpHandler {
   ProcessTable processes_;
   std::unique_ptr<QmpServer> qmp_;
   UniqueFd signal_fd_;
-  std::unique_ptr<Watcher> signals_;
-  std::unique_ptr<Watcher> cpu_end_;
-  std::vector<UniqueFd>
-      device_sockets_;  // Of options_.devices from next_device_ on, while starting.
+  Watcher<ControlProcess> signals_{*this, &ControlProcess::OnSignal};
+  Watcher<ControlProcess> cpu_end_{*this, &ControlProcess::OnCpuEnd};
+  // Of options_.devices from next_device_ on, while starting.
+  std::vector<UniqueFd> device_sockets_;
   size_t next_device_ = 0;
   Timer kill_timer_;
   Timer take_over_timer_;

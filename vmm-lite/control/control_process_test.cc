@@ -209,8 +209,7 @@ TEST_F(ControlProcessTest, StartsInOrderAndPassesDescriptors) {
   EXPECT_EQ(start["append"], "quiet");
   EXPECT_EQ(start["reboot"], true);
   EXPECT_EQ(start["fds"], (json{{"kernel", 0}, {"listener", 1}}));
-  EXPECT_EQ(start["devices"],
-            (json::array({{{"id", "rp0"}, {"kind", "root-port"}, {"bus", "pci.0"}}})));
+  EXPECT_EQ(start["root_ports"], json::array({"rp0"}));
   std::getline(log, line);
   EXPECT_THAT(line, HasSubstr("device_add {\"bus\":\"rp0\",\"fd\":0,\"id\":\"a\""));
   EXPECT_THAT(line, HasSubstr("} socket"));
@@ -255,7 +254,7 @@ TEST_F(ControlProcessTest, WhatCannotBeStartedIsASentenceAndStatus1) {
       {{"-kernel", directory_}, "no regular file"},
       {{"-kernel", kernel, "-device", "vfio-user-pci,socket=" + Path("none")},
        "is the server running?"},
-      {{"-kernel", kernel, "-process", "id=a,exec=no-such-program"}, "no program"},
+      {{"-kernel", kernel, "-process", "id=a,exec=no-such-program"}, "name a program"},
       {{"-kernel", kernel, "-process", "id=a,exec=sleep,args=%FD%"}, "give as many"},
       {{"-kernel", kernel, "-device", "pci-proxy-dev,id=a,socket=77"}, "no stream socket"},
       {{"-kernel", kernel, "-trace", "t"}, "a trace is of one -process"},

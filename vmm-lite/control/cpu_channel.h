@@ -11,10 +11,10 @@
 // Requests, in the order of a start; "fd" and "fds" are indices into the message's descriptors:
 //
 //   start              {"memory": BYTES, "cpus": N, "append": STR, "reboot": BOOL,
-//                       "devices": [{"id", "kind": "root-port", "bus"}...],
+//                       "root_ports": [ID...],
 //                       "fds": {"kernel", "initrd", "bios", "serial_in", "serial_out",
 //                       "listener"}}; of the fds only those that there are
-//   device_add         {"id", "kind": "proxy", "bus": "pci.0" or a root port's id,
+//   device_add         {"id", "bus": "pci.0" or a root port's id,
 //                       "protocol": "vfio-user" or "mpqemu", "posted": BOOL, "timeout_ms": N,
 //                       "fd": 0, "expect_id": STR (where the device must have that name)}
 //   cont               starts the vCPUs; before that none runs

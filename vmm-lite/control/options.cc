@@ -134,8 +134,6 @@ void ReadProxy(OptionReader& reader, bool is_pci_proxy, DeviceOptions* device) {
   device->process = reader.String("process", "");
   device->rid = reader.String("rid", device->id);
   if (is_pci_proxy) {
-    static constexpr OptionWord<Protocol> kProtocols[] = {{"vfio-user", Protocol::kVfioUser},
-                                                          {"mpqemu", Protocol::kMpqemu}};
     device->protocol = reader.Choice("protocol", kProtocols, Protocol::kVfioUser);
     const uint64_t fd = reader.Number("socket", UINT64_MAX, 0, INT32_MAX);
     device->socket_fd = fd <= INT32_MAX ? static_cast<int>(fd) : -1;
@@ -341,11 +339,7 @@ Result<DeviceOptions> ParseDevice(std::string_view owner, const json& options) {
 }
 
 json DeviceJson(const DeviceOptions& device) {
-  if (device.root_port) {
-    return {{"id", device.id}, {"kind", "root-port"}, {"bus", device.bus}};
-  }
   json body{{"id", device.id},
-            {"kind", "proxy"},
             {"bus", device.bus},
             {"protocol", ProtocolName(device.protocol)},
             {"posted", device.posted},

@@ -13,6 +13,8 @@
 namespace farside::vmm {
 
 enum class Protocol { kVfioUser, kMpqemu };
+inline constexpr OptionWord<Protocol> kProtocols[] = {{"vfio-user", Protocol::kVfioUser},
+                                                      {"mpqemu", Protocol::kMpqemu}};
 std::string_view ProtocolName(Protocol protocol);
 
 // The bus that is always there; QEMU's name for it, pcie.0, is taken for it.
@@ -69,8 +71,7 @@ std::string ControlHelp();
 // What -device and QMP's device_add have in common; `owner` begins the error. An id may be missing.
 Result<DeviceOptions> ParseDevice(std::string_view owner, const nlohmann::json& options);
 
-// The arguments of the CPU process's device_add (cpu_channel.h), or a root port's part of its
-// start.
+// The arguments of the CPU process's device_add (cpu_channel.h).
 nlohmann::json DeviceJson(const DeviceOptions& device);
 
 // Whether `text` may name a device or a process: QEMU's rule.

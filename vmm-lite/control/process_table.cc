@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -28,31 +27,13 @@ namespace {
 
 constexpr std::string_view kFdPlace = "%FD%";
 
-bool IsExecutable(const std::string& path) {
+// A name that is beside vmm-lite means that program; for others posix_spawnp looks in PATH.
+std::string FindProgram(const std::string& name) {
+  if (name.find('/') != std::string::npos) return name;
   std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored) && access(path.c_str(), X_OK) == 0;
-}
-
-// A path, or a name that is looked for beside vmm-lite and in PATH.
-Result<std::string> FindProgram(const std::string& name) {
-  namespace fs = std::filesystem;
-  if (name.find('/') != std::string::npos) {
-    if (IsExecutable(name)) return name;
-    return Fail("{} is no program that can be run: name one, or a program in PATH", Quote(name));
-  }
-  std::error_code ignored;
-  std::vector<std::string> folders{fs::read_symlink("/proc/self/exe", ignored).parent_path()};
-  const char* const path = std::getenv("PATH");
-  std::string_view rest = path != nullptr ? path : "";
-  while (!rest.empty()) {
-    folders.emplace_back(rest.substr(0, rest.find(':')));
-    rest.remove_prefix(std::min(rest.size(), folders.back().size() + 1));
-  }
-  for (const std::string& folder : folders) {
-    std::string candidate = folder + "/" + name;
-    if (!folder.empty() && IsExecutable(candidate)) return candidate;
-  }
-  return Fail("there is no program {} beside vmm-lite or in PATH: give its path", Quote(name));
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  const std::string beside = self.parent_path() / name;
+  return access(beside.c_str(), X_OK) == 0 ? beside : name;
 }
 
 // Puts the sockets' numbers into a process's arguments, in the order of `wishes`.
@@ -110,10 +91,13 @@ Result<StartedChild> StartedChild::Start(const std::string& path,
                            POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   StartedChild child;
   const int error =
-      posix_spawn(&child.pid, path.c_str(), &files, &attributes, words.data(), environ);
+      posix_spawnp(&child.pid, path.c_str(), &files, &attributes, words.data(), environ);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&files);
-  if (error != 0) return FailWith(error, "cannot start {}: {}", path, ErrnoText(error));
+  if (error != 0) {
+    return FailWith(error, "cannot start {}: {}; name a program that is beside vmm-lite or in PATH",
+                    Quote(path), ErrnoText(error));
+  }
   child.pidfd = UniqueFd(pidfd_open(child.pid, 0));
   if (child.pidfd) return child;
   const int saved = errno;
@@ -182,8 +166,6 @@ Result<void> ProcessTable::Start(Process& process) {
   const auto fail = [&](const Error& error) {
     return FailWith(error.code, "process {}: {}", Quote(process.options.id), error.message);
   };
-  const auto path = FindProgram(process.options.exec);
-  if (!path) return fail(path.error());
   process.channels.clear();
   std::vector<UniqueFd> theirs;
   std::vector<int> inherit;
@@ -196,8 +178,9 @@ Result<void> ProcessTable::Start(Process& process) {
   }
   std::vector<std::string> argv = process.options.args;
   if (auto ok = AddChannelArgs(process.wishes, inherit, &argv); !ok) return fail(ok.error());
-  argv.insert(argv.begin(), *path);
-  auto child = StartedChild::Start(*path, argv, inherit);
+  const std::string program = FindProgram(process.options.exec);
+  argv.insert(argv.begin(), program);
+  auto child = StartedChild::Start(program, argv, inherit);
   if (!child) return fail(child.error());
   process.child = std::move(*child);
   return process.watch.Start(loop_, process.child.pidfd.get(), EPOLLIN, process);

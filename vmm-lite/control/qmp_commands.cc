@@ -14,6 +14,7 @@ using nlohmann::json;
 struct ControlProcess::QmpCommand {
   const char* name;
   void (ControlProcess::*run)(const std::string&, const json&, QmpReply);
+  bool has_arguments = false;
 };
 
 const std::vector<ControlProcess::QmpCommand>& ControlProcess::Commands() {
@@ -25,9 +26,9 @@ const std::vector<ControlProcess::QmpCommand>& ControlProcess::Commands() {
       {"system_reset", &ControlProcess::Forward},
       {"system_powerdown", &ControlProcess::Forward},
       {"quit", &ControlProcess::QmpQuit},
-      {"device_add", &ControlProcess::QmpDeviceAdd},
-      {"device_del", &ControlProcess::QmpDeviceDel},
-      {"add-process", &ControlProcess::QmpAddProcess},
+      {"device_add", &ControlProcess::QmpDeviceAdd, true},
+      {"device_del", &ControlProcess::QmpDeviceDel, true},
+      {"add-process", &ControlProcess::QmpAddProcess, true},
       {"query-processes", &ControlProcess::QmpQueryProcesses},
   };
   return commands;
@@ -42,21 +43,19 @@ std::vector<std::string> ControlProcess::QmpCommands() const {
 void ControlProcess::ExecuteQmp(const std::string& command, const json& arguments, QmpReply reply) {
   const auto found = std::ranges::find(Commands(), command, &QmpCommand::name);
   if (found == Commands().end()) return reply(FailWith(ENOSYS, "there is no {}", Quote(command)));
+  if (!found->has_arguments) {
+    const auto none = OptionReader(command, arguments).Finish();
+    if (!none) return reply(tl::unexpected(none.error()));
+  }
   (this->*found->run)(command, arguments, std::move(reply));
 }
 
 // Of the CPU process's commands, those without arguments.
-void ControlProcess::Forward(const std::string& command, const json& arguments, QmpReply reply) {
-  if (const auto ok = OptionReader(command, arguments).Finish(); !ok) {
-    return reply(tl::unexpected(ok.error()));
-  }
+void ControlProcess::Forward(const std::string& command, const json&, QmpReply reply) {
   cpu_.Request(command, json::object(), {}, std::move(reply));
 }
 
-void ControlProcess::QmpQuit(const std::string& command, const json& arguments, QmpReply reply) {
-  if (const auto ok = OptionReader(command, arguments).Finish(); !ok) {
-    return reply(tl::unexpected(ok.error()));
-  }
+void ControlProcess::QmpQuit(const std::string&, const json&, QmpReply reply) {
   Quit(std::move(reply));
 }
 
@@ -92,8 +91,6 @@ void ControlProcess::QmpDeviceDel(const std::string& command, const json& argume
 void ControlProcess::QmpAddProcess(const std::string& command, const json& arguments,
                                    QmpReply reply) {
   OptionReader reader(command, arguments);
-  static constexpr OptionWord<Protocol> kProtocols[] = {{"vfio-user", Protocol::kVfioUser},
-                                                        {"mpqemu", Protocol::kMpqemu}};
   const Protocol protocol = reader.Choice("protocol", kProtocols, Protocol::kVfioUser);
   const json* const devices = reader.Value("devices");
   auto process = ParseProcess(reader);
@@ -110,11 +107,7 @@ void ControlProcess::QmpAddProcess(const std::string& command, const json& argum
   reply(json{{"pid", *pid}});
 }
 
-void ControlProcess::QmpQueryProcesses(const std::string& command, const json& arguments,
-                                       QmpReply reply) {
-  if (const auto ok = OptionReader(command, arguments).Finish(); !ok) {
-    return reply(tl::unexpected(ok.error()));
-  }
+void ControlProcess::QmpQueryProcesses(const std::string&, const json&, QmpReply reply) {
   reply(processes_.Query());
 }
 

@@ -1,7 +1,6 @@
 #include "vmm-lite/cpu/cpu_process.h"
 
 #include <fcntl.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "vmm-lite/control/cpu_channel.h"
+#include "vmm-lite/control/watcher.h"
 #include "vmm-lite/cpu/cpu_sandbox.h"
 #include "vmm-lite/machine/machine.h"
 
@@ -23,21 +23,6 @@ namespace farside::vmm {
 namespace {
 
 using nlohmann::json;
-
-// Calls a member function when a descriptor is ready.
-template <typename Owner>
-class Watcher final : public FdWatcher {
- public:
-  Watcher(Owner& owner, void (Owner::*call)()) : owner_(owner), call_(call) {}
-  Result<void> Start(EpollLoop& loop, int fd) { return watch_.Start(loop, fd, EPOLLIN, *this); }
-  void Stop() { watch_.Stop(); }
-  void OnReady(uint32_t) override { (owner_.*call_)(); }
-
- private:
-  Owner& owner_;
-  void (Owner::*const call_)();
-  FdWatch watch_;
-};
 
 // The machine with its channel to whichever control process is there. The main thread does all
 // that is asked for; vCPU threads leave notes for it.
@@ -92,7 +77,6 @@ class CpuProcess final : public MachineEvents {
   UniqueFd listener_;
   UniqueFd serial_in_;
   UniqueFd notes_ready_;
-  // Behind what they watch.
   Watcher<CpuProcess> channel_watch_{*this, &CpuProcess::ReadChannel};
   Watcher<CpuProcess> notes_watch_{*this, &CpuProcess::ReadNotes};
   Watcher<CpuProcess> listener_watch_{*this, &CpuProcess::Accept};
@@ -292,7 +276,7 @@ Result<json> CpuProcess::StartMachine(const json& arguments, std::vector<UniqueF
   config.cpus = static_cast<uint32_t>(reader.Number("cpus", 1, 1, Machine::kMaxCpus));
   config.command_line = reader.String("append", "");
   reboots_ = reader.Bool("reboot", true);
-  const json* const devices = reader.Value("devices");
+  const json* const ports = reader.Value("root_ports");
   const json* const places = reader.Value("fds");
   if (auto read = reader.Finish(); !read) return tl::unexpected(read.error());
   const auto take = [&](const char* name) -> int {
@@ -309,12 +293,9 @@ Result<json> CpuProcess::StartMachine(const json& arguments, std::vector<UniqueF
   listener_.reset(fcntl(take("listener"), F_DUPFD_CLOEXEC, 0));
   auto machine = Machine::Create(config, *this);
   if (!machine) return tl::unexpected(machine.error());
-  if (devices != nullptr && devices->is_array()) {
-    for (const json& device : *devices) {
-      if (auto added = (*machine)->AddRootPort(device.value("id", "")); !added) {
-        return tl::unexpected(added.error());
-      }
-    }
+  for (const json& id : ports != nullptr ? *ports : json::array()) {
+    if (!id.is_string()) return Fail("start: \"root_ports\" is a list of ids");
+    if (auto added = (*machine)->AddRootPort(id); !added) return tl::unexpected(added.error());
   }
   machine_ = std::move(*machine);
   // Not made non-blocking: on a terminal the console's output is the same file. A file can't be
@@ -333,7 +314,6 @@ Result<json> CpuProcess::AddDevice(const json& arguments, std::vector<UniqueFd>&
   OptionReader reader("device_add", arguments);
   ProxyConfig config;
   config.id = reader.RequiredString("id");
-  reader.String("kind", "proxy");
   const std::string bus = reader.String("bus", "pci.0");
   static constexpr OptionWord<ProxyProtocol> kProtocols[] = {
       {"vfio-user", ProxyProtocol::kVfioUser}, {"mpqemu", ProxyProtocol::kMpqemu}};

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "vmm-lite/boot/formats.h"
 #include "vmm-lite/kvm/table.h"
 
 namespace farside::vmm {
@@ -22,9 +23,6 @@ constexpr uint64_t kEferLongModeEnable = 1 << 8;
 constexpr uint64_t kEferLongModeActive = 1 << 10;
 constexpr uint8_t kCode = 11;  // Execute, read, accessed.
 constexpr uint8_t kData = 3;   // Read, write, accessed.
-// What Linux's 64-bit boot protocol asks for (Documentation/arch/x86/boot.rst).
-constexpr uint16_t kBootCode = 0x10;
-constexpr uint16_t kBootData = 0x18;
 
 int WakeSignal() { return SIGRTMIN; }
 
@@ -130,8 +128,8 @@ Result<void> Vcpu::Enter(const CpuEntry& entry) {
   if (entry.mode == CpuEntry::Mode::kReal) return {};  // At the reset vector, as KVM makes a CPU.
   const bool long_mode = entry.mode == CpuEntry::Mode::kLong64;
   kvm_sregs sregs = initial_.sregs;
-  sregs.cs = Flat(kBootCode, kCode, long_mode);
-  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = Flat(kBootData, kData, false);
+  sregs.cs = Flat(kBootCs, kCode, long_mode);
+  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = Flat(kBootDs, kData, false);
   sregs.cr0 = kCr0Protected | kCr0ExtensionType;
   if (long_mode) {
     sregs.gdt.base = entry.gdt_base;
@@ -210,8 +208,6 @@ Result<bool> Vcpu::Run(const AddressMap& memory, const AddressMap& ports) {
       case KVM_EXIT_IRQ_WINDOW_OPEN:
         break;
       case KVM_EXIT_SHUTDOWN:
-        thread_ = 0;
-        return false;
       case KVM_EXIT_SYSTEM_EVENT:
         thread_ = 0;
         return false;

@@ -81,9 +81,8 @@ Result<void> Vm::SetUp() {
   if (size < static_cast<int>(sizeof(kvm_run))) return Fail("KVM's vCPUs have no run structure");
   run_size_ = static_cast<uint64_t>(size);
 
-  if (ioctl(vm_.get(), KVM_SET_TSS_ADDR, kTssAddress) < 0) {
-    return FailWith(errno, "KVM: cannot place its task segment: {}", ErrnoText(errno));
-  }
+  void* const tss = reinterpret_cast<void*>(kTssAddress);
+  if (auto set = Call(KVM_SET_TSS_ADDR, tss, "place its task segment"); !set) return set;
   uint64_t identity = kIdentityMap;
   if (auto set = Call(KVM_SET_IDENTITY_MAP_ADDR, &identity, "place its page table"); !set) {
     return set;

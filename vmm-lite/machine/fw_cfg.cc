@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "vmm-lite/acpi/acpi.h"
+#include "vmm-lite/boot/formats.h"
 #include "vmm-lite/machine/layout.h"
 
 namespace farside::vmm {
@@ -32,15 +33,6 @@ constexpr size_t kAllocateFileAt = 4;
 constexpr size_t kAllocateAlignAt = kAllocateFileAt + kNameSize;
 constexpr size_t kAllocateZoneAt = kAllocateAlignAt + 4;
 constexpr uint8_t kZoneF = 2;  // 0xf0000, where guests look for the RSDP.
-
-constexpr uint32_t kRam = 1;
-constexpr uint32_t kReserved = 2;
-
-struct [[gnu::packed]] E820Entry {
-  uint64_t addr = 0;
-  uint64_t size = 0;
-  uint32_t type = 0;
-};
 
 template <typename T>
 void StoreBe(Bytes out, T value) {
@@ -100,12 +92,12 @@ Result<void> FwCfg::Describe(GuestRam& ram, uint32_t cpus) {
   StoreLe(Bytes(command).subspan(kAllocateZoneAt), kZoneF);
   SetFile("etc/table-loader", command);
 
-  std::vector<E820Entry> map{{0, tables, kRam},
-                             {tables, kFirmwareTablesSize, kReserved},
-                             {kEcamBase, kEcamSize, kReserved},
-                             {kIdentityMap, kTssEnd - kIdentityMap, kReserved}};
+  std::vector<E820Entry> map{{0, tables, kE820Ram},
+                             {tables, kFirmwareTablesSize, kE820Reserved},
+                             {kEcamBase, kEcamSize, kE820Reserved},
+                             {kIdentityMap, kTssEnd - kIdentityMap, kE820Reserved}};
   for (const GuestRam::Block& block : ram.blocks().subspan(1)) {
-    map.push_back({block.gpa, block.size, kRam});
+    map.push_back({block.gpa, block.size, kE820Ram});
   }
   SetFile("etc/e820", std::as_bytes(std::span(map)));
   return {};
