@@ -84,4 +84,10 @@ void Migration::OnReset() {
   read_ = 0;
 }
 
+void Migration::OnClientGone() {
+  if (state_ == State::kRunning) return;
+  OnReset();
+  device_.Resume();
+}
+
 }  // namespace farside

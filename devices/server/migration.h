@@ -33,6 +33,9 @@ class Migration {
 
   // After a device reset: RUNNING, from whatever state.
   void OnReset();
+  // The client that asked for the state is gone, and nobody would take the device out of it: it
+  // runs. Not while SetState is awaited.
+  void OnClientGone();
 
  private:
   // From the present state to STOP.

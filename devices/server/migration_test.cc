@@ -106,6 +106,18 @@ class MigrationTest : public testing::Test {
 
 // --- The states.
 
+TEST_F(MigrationTest, ADeviceRunsAgainWhenTheClientThatStoppedItIsGone) {
+  for (const State state : {State::kStop, State::kStopCopy, State::kResuming, State::kError}) {
+    GoTo(state);
+    client_->Close();
+    bench_.Settle();
+    client_ = bench_.ConnectReady();
+    ASSERT_NE(client_, nullptr);
+    EXPECT_EQ(GetState(), State::kRunning);
+    EXPECT_FALSE(device().paused);
+  }
+}
+
 TEST_F(MigrationTest, StopAndCopyIsWhatThereIs) {
   const Received reply = CallFeature(Feature::kMigration, kFeatureGet, {});
   EXPECT_EQ(reply.payload.size(), sizeof(DeviceFeature) + 8);

@@ -124,7 +124,9 @@ Task<void> VfioUserServer::FinishSetState(Header request, FeatureMigrationState 
                                           uint64_t epoch) {
   const auto reached = co_await migration_.SetState(MigrationState{state.state});
   busy_ = false;
-  if (epoch == epoch_ && connected()) {
+  if (epoch != epoch_ || !connected()) {
+    migration_.OnClientGone();
+  } else {
     const Frame frame{.header = request};
     if (!reached) {
       ReplyError(frame, reached.error());

@@ -69,6 +69,7 @@ void VfioUserServer::Disconnect() {
   slot_.irqs().DisarmAll();
   slot_.clock().MakeReal();
   slot_.device().OnDmaChanged();
+  if (!busy_) migration_.OnClientGone();
   NotifyDisconnected();
 }
 
