@@ -21,6 +21,7 @@ constexpr std::string_view kCapabilities =
     R"({"capabilities":{"max_msg_fds":16,"write_multiple":true,"farside":{"interrupt":true,"clock":true}}})";
 // How often a wait may find nothing new before what is missing counts as never coming.
 constexpr uint32_t kPatience = 4;
+constexpr int kMaxLastSteps = 1024;  // Of a server whose client is gone.
 // Bits of a window's `size`.
 constexpr uint8_t kWindowByFd = 1 << 2;
 constexpr uint8_t kWindowOtherReach = 1 << 3;  // Not as the session's other windows.
@@ -69,6 +70,7 @@ bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
       vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
   by_message_ = by_message;
   closed_ = broke_framing_ = held_ = false;
+  last_id_ = 0;  // Made-up frames have ids above 0x8000.
   waiting_.reset();
   waiting_count_ = 0;
   held_dma_.clear();
@@ -98,7 +100,7 @@ void Client::Disconnect() {
   held_dma_.clear();
   held_ = false;
   // What was under way may still be written and signalled until the server has seen the end.
-  while (pump_.Step()) {
+  for (int step = 0; step < kMaxLastSteps && pump_.Step(); ++step) {
   }
   for (Vector& vector : vectors_) {
     vector.armed = false;
@@ -169,7 +171,7 @@ void Client::Wait(std::optional<uint16_t> id) {
       continue;
     }
     // What waits for held DMA, or for bytes that were promised, is not to be answered.
-    if (!held_dma_.empty() || broke_framing_) return;
+    if (!held_dma_.empty() || broke_framing_ || pump_.holds_up()) return;
     if (++idle < kPatience) continue;
     Violation("answered", "{} requests have no reply, and none will come", waiting_count_);
   }
@@ -389,24 +391,28 @@ void Client::SetIrqs(const Event& event) {
       next_vector_ = (next_vector_ + 1) % kVectors;
     }
   }
-  if (!Call(Command::kDeviceSetIrqs, payload, fds)) return;
+  // They may be signalled before the reply comes: what was pending is let out.
   const bool trigger = (set.flags & vfio_user::kIrqActionTrigger) != 0;
+  for (const size_t one : used) vectors_[one].armed = trigger;
+  const bool done = Call(Command::kDeviceSetIrqs, payload, fds).has_value();
   LookAtVectors();
-  for (Vector& vector : vectors_) {
-    // count 0 takes all away; eventfds, or a shorter list of them, replace what was there.
+  for (size_t one = 0; one < kVectors; ++one) {
+    Vector& vector = vectors_[one];
+    const auto place = std::ranges::find(used, one);
+    if (place != used.end()) {
+      vector.armed = done && trigger;
+      vector.index = set.index;
+      vector.number = set.start + static_cast<uint32_t>(place - used.begin());
+      continue;
+    }
+    // No data and no vectors take all away; eventfds replace what was there.
+    const bool none = set.count == 0 && (set.flags & vfio_user::kIrqDataNone) != 0;
     const bool named =
         vector.index == set.index &&
-        (set.count == 0 || (vector.number >= set.start && vector.number - set.start < set.count));
-    const bool replaced =
-        (set.flags & (vfio_user::kIrqDataEventfd | vfio_user::kIrqDataInband)) != 0;
-    if (vector.armed && named && trigger && (set.count == 0 || replaced)) vector.armed = false;
-  }
-  if (!trigger) return;
-  for (size_t i = 0; i < used.size(); ++i) {
-    Vector& vector = vectors_[used[i]];
-    vector.index = set.index;
-    vector.number = set.start + static_cast<uint32_t>(i);
-    vector.armed = true;
+        (none || (vector.number >= set.start && vector.number - set.start < set.count));
+    constexpr uint32_t kReplaces = vfio_user::kIrqDataEventfd | vfio_user::kIrqDataInband;
+    const bool replaced = none || (set.flags & kReplaces) != 0;
+    if (done && trigger && named && replaced) vector.armed = false;
   }
 }
 

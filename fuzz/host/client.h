@@ -43,6 +43,8 @@ class Pump {
   virtual ~Pump() = default;
   // Runs the server, or waits for it. False when it will send nothing more without being asked.
   virtual bool Step() = 0;
+  // The session itself holds something up that the server has to wait for.
+  virtual bool holds_up() const { return false; }
 };
 
 // Oracles: "answered" (a request without a reply, with two, or a reply that nobody asked for),

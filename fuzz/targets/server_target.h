@@ -26,12 +26,13 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;
   bool Step() override;
+  bool holds_up() const override;
 
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
   void Migrate(const Event& event);
   bool SetMigrationState(vfio_user::MigrationState state);
-  bool Connect(bool by_message);
+  void Connect(bool by_message);
 
   const Grammar& grammar_;
   SessionClock clock_;
