@@ -153,7 +153,7 @@ class Nvme final : public DeviceGrammar {
     const uint64_t dice = making.Below(8);
     if (dice == 0) {
       out->push_back(
-          WriteOf(7, kMsixCap + pci::kMsixControl, 2, making.Pick({0, 0x8000, 0xc000, 0x8000})));
+          WriteOf(7, kMsixCap + pci::kMsixControl, 2, making.Pick({0u, 0x8000u, 0xc000u, 0x8000u})));
       return;
     }
     if (dice == 1) {
