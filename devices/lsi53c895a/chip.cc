@@ -25,8 +25,9 @@ PciConfig MakePciConfig() {
 
 }  // namespace
 
-Chip::Chip(DeviceEnv env)
+Chip::Chip(DeviceEnv env, Options options)
     : PciDevice(kModelName, std::move(env), MakePciConfig(), /*msi_count=*/0),
+      options_(options),
       bus_(loop(), *this),
       link_(bus_),
       idle_(loop()) {}

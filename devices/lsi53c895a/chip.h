@@ -38,9 +38,13 @@ inline constexpr std::string_view kModelName = "lsi53c895a";
 // Instructions (or DMA accesses of one) between two turns of the loop.
 inline constexpr uint32_t kQuantum = 4096;
 
+struct Options {
+  uint32_t quantum = kQuantum;  // 1 to kQuantum.
+};
+
 class Chip final : public PciDevice, private scsi::Initiator {
  public:
-  explicit Chip(DeviceEnv env);
+  explicit Chip(DeviceEnv env, Options options = {});
   ~Chip() override = default;
 
   scsi::Bus& bus() { return bus_; }
@@ -191,6 +195,7 @@ class Chip final : public PciDevice, private scsi::Initiator {
     regs_.Set(reg, on ? regs_[reg] | mask : regs_[reg] & ~uint64_t{mask});
   }
 
+  const Options options_;
   scsi::Bus bus_;
   TargetLink link_;
   TaskScope scope_;

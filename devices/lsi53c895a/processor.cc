@@ -59,11 +59,11 @@ Task<void> Chip::Run() {
   const Busy busy(*this);
   // Never inside the access that started it.
   co_await Turn{loop()};
-  turns_left_ = MUTANT("lsi-endless-script") ? 16 * kQuantum : kQuantum;
+  turns_left_ = MUTANT("lsi-endless-script") ? 16 * options_.quantum : options_.quantum;
   while (CanRun()) {
     if (turns_left_ == 0) {
       if (!MUTANT("lsi-script-never-yields")) co_await Turn{loop()};
-      turns_left_ = kQuantum;
+      turns_left_ = options_.quantum;
       continue;
     }
     --turns_left_;
@@ -163,7 +163,7 @@ Task<bool> Chip::TakeTurn(uint64_t generation, size_t size) {
   const auto cost = static_cast<uint32_t>(1 + size / kBytesPerTurn);
   if (turns_left_ == 0) {
     if (!MUTANT("lsi-script-never-yields")) co_await Turn{loop()};
-    turns_left_ = kQuantum;
+    turns_left_ = options_.quantum;
   } else {
     turns_left_ -= std::min(turns_left_, cost);
   }
