@@ -81,7 +81,6 @@ bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
   }
   Fill(memory_.bytes(), 0);
   Fill(high_memory_.bytes(), 0);
-  counts_ = {};
   std::vector<std::byte> version = Pack(vfio_user::Version{.major = 0, .minor = 1});
   const ConstBytes text = std::as_bytes(std::span(kCapabilities));
   version.insert(version.end(), text.begin(), text.end());

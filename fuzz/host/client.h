@@ -81,7 +81,9 @@ class Client {
   // Sends and waits for the reply: its payload, or nothing if it was an error or did not come.
   std::optional<std::vector<std::byte>> Call(vfio_user::Command command, ConstBytes payload,
                                              std::span<const int> fds = {});
+  // Over all connections since ForgetCounts.
   const Counts& counts() const { return counts_; }
+  void ForgetCounts() { counts_ = {}; }
 
  private:
   struct Window {

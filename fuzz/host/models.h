@@ -39,7 +39,7 @@ std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, Dev
 inline constexpr std::string_view kNvmeOptions[] = {
     R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5})"};
 inline constexpr std::string_view kLsiOptions[] = {
-    R"({"driver":"lsi53c895a"})", R"({"driver":"scsi-hd","drive":"d0","scsi-id":0})",
+    R"({"driver":"lsi53c895a","quantum":64})", R"({"driver":"scsi-hd","drive":"d0","scsi-id":0})",
     R"({"driver":"scsi-cd","drive":"ro1","scsi-id":1})"};
 
 }  // namespace farside::fuzz

@@ -157,7 +157,7 @@ void DeviceGrammar::AddConfigAccess(Making& making, std::vector<Event>* out) con
       out->push_back(WriteOf(kConfig, pci::kCommand, 2,
                              making.OneIn(2) ? 0x7 ^ (1u << making.Below(11))
                                              : making.Pick({0u, 0x2u, 0x6u, 0x7u, 0x407u})));
-      if (!making.OneIn(3)) out->push_back(WriteOf(kConfig, pci::kCommand, 2, 0x7));
+      if (!making.OneIn(8)) out->push_back(WriteOf(kConfig, pci::kCommand, 2, 0x7));
       return;
     case 2: {
       const RegisterDef& row = header.rows[making.Below(header.rows.size())];
@@ -180,6 +180,7 @@ void DeviceGrammar::AddHostEvent(Making& making, std::vector<Event>* out) const 
   switch (making.Below(16)) {
     case 0:
       out->push_back({.kind = Kind::kReset});
+      if (!making.OneIn(6)) AddPrologue(making.store, out);
       return;
     case 1:
     case 2:
@@ -225,7 +226,10 @@ void DeviceGrammar::AddHostEvent(Making& making, std::vector<Event>* out) const 
       out->push_back({.kind = Kind::kUnmap,
                       .at = all ? 0 : making.Pick({Host::kBase, Host::kHighBase}),
                       .value = all ? ~uint64_t{0} : making.Pick({Host::kSize, Host::kHighSize})});
-      out->push_back({.kind = Kind::kMap, .size = 3, .at = Host::kBase, .value = 64 << 10});
+      for (uint64_t at = 0; at < Host::kSize && !making.OneIn(8); at += Host::kMaxWindowSize) {
+        out->push_back(
+            {.kind = Kind::kMap, .size = 3, .at = Host::kBase + at, .value = Host::kMaxWindowSize});
+      }
       return;
     }
     case 14:

@@ -208,7 +208,7 @@ class Lsi final : public DeviceGrammar {
 
  protected:
   void AddWork(Making& making, std::span<const Event>, std::vector<Event>* out) const override {
-    switch (making.Below(8)) {
+    switch (making.Below(12)) {
       case 0:
         return AddTakingOfInterrupts(out);
       case 1:

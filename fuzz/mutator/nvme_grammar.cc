@@ -152,8 +152,8 @@ class Nvme final : public DeviceGrammar {
   static void AddVectorSetUp(Making& making, std::vector<Event>* out) {
     const uint64_t dice = making.Below(8);
     if (dice == 0) {
-      out->push_back(
-          WriteOf(7, kMsixCap + pci::kMsixControl, 2, making.Pick({0u, 0x8000u, 0xc000u, 0x8000u})));
+      out->push_back(WriteOf(7, kMsixCap + pci::kMsixControl, 2,
+                             making.Pick({0u, 0x8000u, 0xc000u, 0x8000u})));
       return;
     }
     if (dice == 1) {

@@ -45,12 +45,6 @@ class Server final : public Grammar {
 
   void AddPiece(Making& making, std::span<const Event> before,
                 std::vector<Event>* out) const override {
-    // Without eventfds nobody hears of interrupts.
-    if (before.empty() && !making.OneIn(8)) {
-      const uint8_t index = making.OneIn(4) ? static_cast<uint8_t>(making.Below(2)) : 2;
-      out->push_back(Irqs(index, vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger, 0,
-                          index == 2 ? 5 : 1));
-    }
     if (!making.OneIn(3)) return device_.AddPiece(making, before, out);
     switch (making.Below(10)) {
       case 0:

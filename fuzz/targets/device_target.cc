@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
+#include "base/log.h"
 #include "devices/core/pci_registers.h"
 #include "devices/core/state.h"
 #include "devices/nvme/registers.h"
@@ -27,6 +27,7 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
           facts.options,
           {.id = "fuzzed", .loop = loop_, .clock = clock_, .dma = host_, .irq = host_}, backends_)),
       witness_(loop_) {
+  MuteLog();
   host_.Attach(*device_);
   snapshots_.emplace(loop_, clock_, *device_);
   fresh_config_.resize(pci::kConfigSize);

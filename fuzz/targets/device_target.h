@@ -35,7 +35,7 @@ class DeviceTarget final : public Target, private AnswerSource {
  public:
   // Turns of the loop that an event gets at once, as from the server between two messages.
   static constexpr size_t kQuantum = 64;
-  // That a session gets in all: a script may be endless, and a turn of one has 4096 instructions.
+  // That a session gets in all: a script may be endless.
   static constexpr size_t kMaxTurns = 160;
   // Every so many sessions the state is compared with a new device's.
   static constexpr uint64_t kCompareEvery = 256;

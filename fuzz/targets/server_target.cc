@@ -47,6 +47,13 @@ void ServerTarget::Connect(bool by_message) {
   if (!client_.Connect(std::move(mine), by_message)) {
     Violation("answered", "a new client's VERSION is refused");
   }
+  // As a VMM does for a guest whose driver is at work.
+  if (session_.ready()) {
+    client_.Execute({.kind = Kind::kIrqs,
+                     .what = static_cast<uint8_t>(vfio_user::IrqIndex::kMsix),
+                     .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
+                     .value = 5});
+  }
 }
 
 bool ServerTarget::Step() {
@@ -67,6 +74,7 @@ void ServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
   snapshots_->GoBack(session_.ready());
   for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  client_.ForgetCounts();
   Connect(session_.by_message());
 
   Play(session_.events);
@@ -112,7 +120,17 @@ std::optional<Answer> ServerTarget::TakeAnswer(DmaAccess access) {
   return fault ? Answer{.fault = true} : Answer{.data = event.data};
 }
 
+void ServerTarget::Reconnect() {
+  client_.Disconnect();
+  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  RunTurns(*loop_, Snapshots::kMaxTurns);
+  Connect(session_.by_message());
+}
+
 void ServerTarget::Execute(const Event& event) {
+  // Behind a stream that is out of step nothing would be heard any more.
+  const bool lost = client_.closed() || client_.broke_framing();
+  if (lost && event.kind != Kind::kFrame) Reconnect();
   switch (event.kind) {
     case Kind::kSaveLoad:
       return Migrate(event);
@@ -124,11 +142,7 @@ void ServerTarget::Execute(const Event& event) {
       return;
     }
     case Kind::kReconnect:
-      client_.Disconnect();
-      for (const auto& disk : backends_.disks()) disk->ReleaseAll();
-      RunTurns(*loop_, Snapshots::kMaxTurns);
-      Connect(session_.by_message());
-      return;
+      return Reconnect();
     default:
       return client_.Execute(event);
   }

@@ -30,6 +30,7 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
 
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
+  void Reconnect();
   void Migrate(const Event& event);
   bool SetMigrationState(vfio_user::MigrationState state);
   void Connect(bool by_message);
