@@ -39,6 +39,12 @@ TEST_F(GraphTest, AddsNodesByName) {
   EXPECT_EQ(graph_.Find("x"), nullptr);
 }
 
+TEST_F(GraphTest, SaysWhichNodeHasNoRoom) {
+  const std::string error = Add({{"driver", "memory"}, {"node-name", "m0"}, {"size", "4E"}});
+  EXPECT_THAT(error, HasSubstr("node 'm0': cannot"));
+  EXPECT_EQ(graph_.Find("m0"), nullptr);
+}
+
 TEST_F(GraphTest, ANodeStandsOnAnotherByName) {
   EXPECT_EQ(Add({{"driver", "memory"}, {"node-name", "m0"}, {"size", "1M"}}), "");
   EXPECT_EQ(Add({{"driver", "raw"}, {"node-name", "r0"}, {"file", "m0"}}), "");

@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "protocol/trace/pcapng.h"
+#include "protocol/trace/trace_info.h"
 #include "protocol/trace/trace_reader.h"
 #include "protocol/trace/trace_writer.h"
 #include "protocol/trace/zstd_file.h"
@@ -201,6 +202,18 @@ TEST_F(TraceTest, NamesAFileThatIsNoTrace) {
   EXPECT_NE(reader.error().message.find(path_), std::string::npos) << reader.error().message;
   EXPECT_NE(TraceReader::Open("/nonexistent").error().message.find("/nonexistent"),
             std::string::npos);
+}
+
+TEST(TraceInfoTest, RefusesWhatIsNoTraceInfo) {
+  EXPECT_TRUE(ParseTraceInfo(FormatTraceInfo(SomeInfo())));
+  for (const char* text : {"[1]", "7", R"({"farside_trace":999})"}) {
+    EXPECT_FALSE(ParseTraceInfo(text)) << text;
+  }
+  for (const char* text : {"", "{", "{]"}) {
+    const auto info = ParseTraceInfo(text);
+    ASSERT_FALSE(info) << text;
+    EXPECT_NE(info.error().message.find("is no JSON"), std::string::npos) << info.error().message;
+  }
 }
 
 TEST_F(TraceTest, RewindReadsTheSameAgain) {
