@@ -467,6 +467,38 @@ TEST_F(PciDeviceTest, WithoutBusMasteringNothingReachesMemory) {
             DmaStatus::kOk);
 }
 
+// Counts what is written back at the end of a transfer.
+class CountingLease final : public DmaBuffer::Lease {
+ public:
+  explicit CountingLease(int& write_backs) : write_backs_(write_backs) {}
+  Task<DmaStatus> WriteBack() override {
+    ++write_backs_;
+    co_return DmaStatus::kOk;
+  }
+  bool revoked() const override { return false; }
+
+ private:
+  int& write_backs_;
+};
+
+TEST_F(PciDeviceTest, ATransferThatLosesBusMasteringOnItsWayWritesNothing) {
+  int write_backs = 0;
+  EXPECT_CALL(dma_, Map).WillRepeatedly([&](auto, DmaAccess, DmaBuffer* out) {
+    *out = DmaBuffer({}, std::make_unique<CountingLease>(write_backs));
+    return Ok();
+  });
+  const DmaSegment segment{0x1000, 4};
+  for (const bool loses : {false, true}) {
+    WriteConfig(pci::kCommand, pci::kCommandBusMaster);
+    DmaBuffer buffer;
+    ASSERT_EQ(Run(device_.dma().Map(std::span(&segment, 1), DmaAccess::kWrite, &buffer)),
+              DmaStatus::kOk);
+    if (loses) WriteConfig(pci::kCommand, uint16_t{0});
+    EXPECT_EQ(Run(buffer.Finish()), loses ? DmaStatus::kFault : DmaStatus::kOk);
+  }
+  EXPECT_EQ(write_backs, 1);
+}
+
 TEST_F(PciDeviceTest, InD3HotNothingReachesMemory) {
   WriteConfig(pci::kCommand, pci::kCommandBusMaster);
   WriteConfig(kPmcsr, uint16_t{3});
