@@ -15,7 +15,7 @@ constexpr std::array<KindDef, kKindCount> kKinds = {{
     {Kind::kUnmap, "unmap", {}, {}, "iova", "size"},
     {Kind::kIrqs, "irqs", "index", "flags", "start", "count"},
     {Kind::kReset, "reset"},
-    {Kind::kSaveLoad, "save_load"},
+    {Kind::kSaveLoad, "save_load", {}, {}, "position", "xor"},
     {Kind::kClock, "clock", {}, {}, {}, "ns"},
     {Kind::kReconnect, "reconnect"},
     {Kind::kFrame, "frame", {}, "fds", {}, {}, true},
