@@ -209,6 +209,11 @@ void ClientChannel::AddWindow(const DmaWindow& window) {
   windows_.Add(window.iova, window.size, window.flags);
 }
 
+void ClientChannel::TakeBackWindow(const DmaWindow& window) {
+  Lock lock(mutex_);
+  windows_.TakeBack(window.iova, window.size, window.flags);
+}
+
 void ClientChannel::RemoveWindow(uint64_t iova, uint64_t size) {
   Lock lock(mutex_);
   windows_.Remove(iova, size);

@@ -104,6 +104,8 @@ class ClientChannel {
   Result<void> AddTwin(UniqueFd socket);
 
   void AddWindow(const DmaWindow& window);
+  // It was not mapped after all; others in its range stay.
+  void TakeBackWindow(const DmaWindow& window);
   void RemoveWindow(uint64_t iova, uint64_t size);
   void RemoveAllWindows();
 

@@ -25,6 +25,14 @@ class DmaWindows {
     });
   }
 
+  // Forgets one that was added so, and no other that lies in its range.
+  void TakeBack(uint64_t iova, uint64_t size, uint32_t flags) {
+    const auto at = std::ranges::find_if(windows_, [&](const Window& window) {
+      return window.iova == iova && window.size == size && window.flags == flags;
+    });
+    if (at != windows_.end()) windows_.erase(at);
+  }
+
   void Clear() { windows_.clear(); }
 
   // True when every byte of the range lies in a window that allows `flag`.

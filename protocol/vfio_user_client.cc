@@ -228,7 +228,7 @@ Result<void> VfioUserClient::DmaMap(const DmaWindow& window) {
   Incoming reply;
   const auto mapped = channel_->Exchange(
       {.command = Command::kDmaMap, .head = AsBytes(request), .fds = fds}, &reply);
-  if (!mapped && possible) channel_->RemoveWindow(window.iova, window.size);
+  if (!mapped && possible) channel_->TakeBackWindow(window);
   return mapped;
 }
 

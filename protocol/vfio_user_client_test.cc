@@ -534,6 +534,30 @@ TEST_F(ClientTest, DmaMayCrossAdjacentWindowsUntilOneGoes) {
   EXPECT_EQ(client->dma_counts().refused, 1u);
 }
 
+TEST_F(ClientTest, AMapThatIsRefusedLeavesOtherWindowsInItsRange) {
+  MockDma memory;
+  EXPECT_CALL(memory, OnDmaRead(0x1800, testing::_)).WillOnce(Return(0));
+  size_t maps = 0;
+  FakeServer server([&](FakeServer& self, Frame& frame) {
+    if (frame.is_reply()) return false;
+    if (frame.command() == Command::kDmaMap && maps++ != 0) {
+      self.Refuse(frame, EEXIST);
+      return true;
+    }
+    if (frame.command() == Command::kRegionRead) {
+      self.Ask(1, Command::kDmaRead, DmaAccess{0x1800, 4});
+      self.Ask(2, Command::kDmaRead, DmaAccess{0x2800, 4});
+    }
+    return false;
+  });
+  const auto client = AttachTo(server, {}, &memory);
+  ASSERT_TRUE(client->DmaMap({.iova = 0x1000, .size = 0x1000}));
+  EXPECT_FALSE(client->DmaMap({.iova = 0, .size = 0x1'0000}));
+  ASSERT_TRUE(client->Read<uint32_t>({}));
+  EXPECT_EQ(client->dma_counts().reads, 1u);
+  EXPECT_EQ(client->dma_counts().refused, 1u);
+}
+
 TEST_F(ClientTest, AnswersDmaLargerThanTheSocketBuffer) {
   MockDma memory;
   EXPECT_CALL(memory, OnDmaRead).Times(4).WillRepeatedly(Return(0));
