@@ -89,5 +89,7 @@ const Grammar& NvmeGrammar();
 const Grammar& LsiGrammar();
 // A vfio-user client of an NVMe controller.
 const Grammar& ServerGrammar();
+// A VMM with a hostile device process.
+const Grammar& ClientGrammar();
 
 }  // namespace farside::fuzz

@@ -60,5 +60,6 @@ const TargetDef* FindTarget(std::string_view name);
 std::unique_ptr<Target> MakeNvmeTarget();
 std::unique_ptr<Target> MakeLsiTarget();
 std::unique_ptr<Target> MakeServerTarget();
+std::unique_ptr<Target> MakeClientTarget();
 
 }  // namespace farside::fuzz

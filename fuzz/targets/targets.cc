@@ -11,6 +11,8 @@ constexpr TargetDef kTargets[] = {
      &LsiGrammar, true},
     {"server", "the vfio-user server of an NVMe controller, under a hostile client",
      &MakeServerTarget, &ServerGrammar, true},
+    {"client", "the vfio-user client of a VMM, with a hostile device process", &MakeClientTarget,
+     &ClientGrammar},
 };
 
 }  // namespace
