@@ -11,6 +11,8 @@
 #include <chrono>
 #include <utility>
 
+#include "base/check.h"
+
 namespace farside::mpqemu {
 
 using namespace vfio_user;  // NOLINT: what a DeviceClient says is spelled as vfio-user has it.
@@ -56,11 +58,8 @@ uint64_t Piece(uint64_t offset, uint64_t left, uint64_t max) {
 
 }  // namespace
 
-MpqemuClient::MpqemuClient(std::unique_ptr<SocketTransport> transport, ClientOptions options)
-    : options_(options), transport_(std::move(transport)) {
-  transport_->set_receive_waits(true);
-  watchdog_ = std::thread([this] { RunWatchdog(); });
-}
+MpqemuClient::MpqemuClient(std::unique_ptr<Transport> transport, ClientOptions options)
+    : options_(std::move(options)), transport_(std::move(transport)) {}
 
 MpqemuClient::~MpqemuClient() {
   {
@@ -68,7 +67,7 @@ MpqemuClient::~MpqemuClient() {
     ending_ = true;
   }
   end_.notify_all();
-  watchdog_.join();
+  if (watchdog_.joinable()) watchdog_.join();
 }
 
 void MpqemuClient::RunWatchdog() {
@@ -85,7 +84,20 @@ void MpqemuClient::RunWatchdog() {
 Result<std::unique_ptr<MpqemuClient>> MpqemuClient::Attach(UniqueFd socket, ClientOptions options) {
   auto transport = SocketTransport::Create(std::move(socket));
   if (!transport) return tl::unexpected(transport.error());
-  std::unique_ptr<MpqemuClient> client(new MpqemuClient(std::move(*transport), options));
+  (*transport)->set_receive_waits(true);
+  std::unique_ptr<MpqemuClient> client(new MpqemuClient(std::move(*transport), std::move(options)));
+  client->watchdog_ = std::thread([raw = client.get()] { raw->RunWatchdog(); });
+  return SetUp(std::move(client));
+}
+
+Result<std::unique_ptr<MpqemuClient>> MpqemuClient::Attach(std::unique_ptr<Transport> transport,
+                                                           ClientOptions options) {
+  CHECK(options.pump != nullptr);
+  return SetUp(
+      std::unique_ptr<MpqemuClient>(new MpqemuClient(std::move(transport), std::move(options))));
+}
+
+Result<std::unique_ptr<MpqemuClient>> MpqemuClient::SetUp(std::unique_ptr<MpqemuClient> client) {
   for (UniqueFd* fd : {&client->resample_, &client->unheard_}) {
     auto made = MakeEventfd();
     if (!made) return tl::unexpected(made.error());
@@ -98,7 +110,7 @@ Result<std::unique_ptr<MpqemuClient>> MpqemuClient::Attach(UniqueFd socket, Clie
   const auto vendor = client->ReadConfigWord(0, 2);
   if (!vendor) return tl::unexpected(vendor.error());
   if (*vendor == 0xffff) return Fail("the remote has no device: its vendor id reads as ones");
-  std::this_thread::sleep_for(std::chrono::nanoseconds(options.settle_ns));
+  std::this_thread::sleep_for(std::chrono::nanoseconds(client->options_.settle_ns));
   const auto pin = client->ReadConfigWord(kInterruptPinAt, 1);
   if (!pin) return tl::unexpected(pin.error());
   client->has_intx_ = *pin != 0;
@@ -111,7 +123,7 @@ Result<std::unique_ptr<MpqemuClient>> MpqemuClient::Attach(UniqueFd socket, Clie
 
 tl::unexpected<Error> MpqemuClient::Die(Error error) {
   if (!dead_) dead_ = std::move(error);
-  shutdown(transport_->fd(), SHUT_RDWR);
+  if (transport_->fd() >= 0) shutdown(transport_->fd(), SHUT_RDWR);
   received_.notify_all();
   return tl::unexpected(*dead_);
 }
@@ -150,6 +162,20 @@ Result<void> MpqemuClient::Send(Lock& lock, Command command, ConstBytes payload,
   return FlushAll();
 }
 
+// Waits for bytes. A pump says when none will come.
+Result<FillStatus> MpqemuClient::Fill() {
+  auto filled = reader_.Fill(*transport_);
+  for (bool more = options_.pump != nullptr; more && filled && *filled == FillStatus::kAgain;) {
+    more =
+        options_.pump(static_cast<int>(std::min<uint64_t>(options_.timeout_ns / 1'000'000, 1000)));
+    filled = reader_.Fill(*transport_);
+    if (!more && filled && *filled == FillStatus::kAgain) {
+      return FailWith(ETIMEDOUT, "it does not answer");
+    }
+  }
+  return filled;
+}
+
 // Waits for what the socket brings, by itself or by another thread that does already.
 Result<void> MpqemuClient::Receive(Lock& lock) {
   if (receiving_) {
@@ -160,7 +186,7 @@ Result<void> MpqemuClient::Receive(Lock& lock) {
   receiving_ = true;
   blocked_until_ns_ = clock_.now_ns() + options_.timeout_ns;
   lock.unlock();
-  const auto filled = reader_.Fill(*transport_);
+  const auto filled = Fill();
   lock.lock();
   blocked_until_ns_ = 0;
   receiving_ = false;
@@ -220,7 +246,7 @@ Result<void> MpqemuClient::WriteConfigWord(uint32_t address, uint32_t value, uin
 }
 
 Result<void> MpqemuClient::ReadConfig(uint64_t offset, Bytes out) {
-  Fill(out, 0xff);
+  farside::Fill(out, 0xff);
   while (!out.empty() && offset < kConfigSize) {
     const auto at = static_cast<uint32_t>(offset);
     const uint64_t size = Piece(offset, std::min<uint64_t>(out.size(), kConfigSize - at), 4);

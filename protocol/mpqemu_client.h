@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,6 +31,9 @@ struct ClientOptions {
   bool place_bars = true;
   uint64_t io_base = 0x1000;
   uint64_t memory_base = 0xe000'0000;
+  // For transports without an fd: runs the other end, which lives in this thread, and may wait for
+  // it up to the given milliseconds. False when the other end can't go on by itself.
+  std::function<bool(int)> pump = {};
 };
 
 // What the protocol has no words for is an Error with ENOTSUP: MSI and MSI-X, masking, doorbells by
@@ -41,6 +45,9 @@ class MpqemuClient final : public DeviceClient {
  public:
   // Over a connected socket.
   static Result<std::unique_ptr<MpqemuClient>> Attach(UniqueFd socket, ClientOptions options);
+  // Over a transport with its pump.
+  static Result<std::unique_ptr<MpqemuClient>> Attach(std::unique_ptr<Transport> transport,
+                                                      ClientOptions options);
   ~MpqemuClient() override;
 
   bool alive() const override;
@@ -97,7 +104,8 @@ class MpqemuClient final : public DeviceClient {
     uint64_t inode = 0;
   };
 
-  MpqemuClient(std::unique_ptr<SocketTransport> transport, ClientOptions options);
+  MpqemuClient(std::unique_ptr<Transport> transport, ClientOptions options);
+  static Result<std::unique_ptr<MpqemuClient>> SetUp(std::unique_ptr<MpqemuClient> client);
   void RunWatchdog();
 
   // The wire. Called with the lock held; those that take it let go of it while they wait.
@@ -105,6 +113,7 @@ class MpqemuClient final : public DeviceClient {
                     std::shared_ptr<Call> call);
   Result<uint64_t> Wait(Lock& lock, const std::shared_ptr<Call>& call);
   Result<void> Receive(Lock& lock);
+  Result<FillStatus> Fill();
   Result<void> FlushAll();
   tl::unexpected<Error> Die(Error error);
 
@@ -127,7 +136,7 @@ class MpqemuClient final : public DeviceClient {
   MonotonicClock clock_;
 
   mutable std::mutex mutex_;  // Of all but the windows.
-  std::unique_ptr<SocketTransport> transport_;
+  std::unique_ptr<Transport> transport_;
   FrameReader reader_{kMaxFrame};
   FrameWriter writer_;
   std::deque<std::shared_ptr<Call>> in_flight_;  // In the order of their replies.
