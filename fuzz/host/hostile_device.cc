@@ -300,97 +300,97 @@ void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds
     answer.outcome = Outcome::kPosted;
     return;
   }
-  std::vector<std::byte> payload(made.begin(), made.end());
-  if (error != 0) payload.clear();
-  size_t fds = error != 0 ? 0 : made_fds;
-  Header header = error != 0 ? vfio_user::ErrorHeader(request.header, error)
-                             : vfio_user::ReplyHeader(request.header, payload.size());
-  const auto event = NextSpoiling();
-  const uint64_t value = event ? event->value : 0;
-  const ConstBytes data = event ? event->data : ConstBytes();
-  const auto what =
-      event ? static_cast<Spoiling>(event->what % static_cast<uint8_t>(Spoiling::kCount))
-            : Spoiling::kCount;
-  const auto resize = [&](uint64_t size) {
-    payload.resize(size);
-    header.size = static_cast<uint32_t>(sizeof header + size);
-  };
-  switch (what) {
-    case Spoiling::kError:
-      header.flags |= vfio_user::kFlagError;
-      header.error = static_cast<uint32_t>(value);
-      resize(0);
-      fds = 0;
-      break;
-    case Spoiling::kShort:
-      resize(payload.size() - std::min<uint64_t>(value, payload.size()));
-      break;
-    case Spoiling::kLong:
-      resize(payload.size() + data.size());
-      Copy(Bytes(payload).last(data.size()), data);
-      break;
-    case Spoiling::kOther: {
-      if (error != 0) break;
-      // The text of VERSION is replaced, what has fixed fields is overwritten.
-      const size_t at = std::min<uint64_t>(value, payload.size());
-      const bool text = request.command() == Command::kVersion && !data.empty();
-      resize(text ? at + data.size() : std::max(payload.size(), at + data.size()));
-      Copy(Bytes(payload).subspan(at, data.size()), data);
-      break;
-    }
-    case Spoiling::kWrongId:
-      header.message_id = static_cast<uint16_t>(header.message_id + value);
-      break;
-    case Spoiling::kFds:
-      fds += value % 20;
-      break;
-    case Spoiling::kCommand:
-      header.command = static_cast<uint16_t>(value);
-      break;
-    case Spoiling::kSize:
-      header.size = static_cast<uint32_t>(value);
-      break;
-    case Spoiling::kFlags:
-      header.flags = static_cast<uint32_t>(value);
-      break;
-    case Spoiling::kNever:
-      answer.outcome = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
-      return;
-    case Spoiling::kLate:
-      if (late_) answered_[late_->answer].outcome = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
-      late_ = Late{.request = {.header = request.header},
-                   .header = header,
-                   .payload = std::move(payload),
-                   .fds = fds,
-                   .as_made = error == 0,
-                   .answer = answered_.size() - 1};
-      return;
-    default:
-      break;
+  Message message;
+  if (error == 0) message.payload.assign(made.begin(), made.end());
+  message.fds = error == 0 ? made_fds : 0;
+  message.header = error != 0 ? vfio_user::ErrorHeader(request.header, error)
+                              : vfio_user::ReplyHeader(request.header, made.size());
+  const Event event =
+      NextSpoiling().value_or(Event{.what = static_cast<uint8_t>(Spoiling::kOther)});
+  const auto how = static_cast<Spoiling>(event.what % static_cast<uint8_t>(Spoiling::kCount));
+  Spoil(how, event, request.command(), &message);
+  message.as_made =
+      error == 0 && message.fds == made_fds && std::ranges::equal(message.payload, made);
+  const Outcome none = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
+  if (how == Spoiling::kNever) {
+    answer.outcome = none;
+    return;
   }
-  const bool as_made = error == 0 && fds == made_fds && std::ranges::equal(payload, made);
-  SendReply(request, header, payload, fds, &answer, as_made);
-  if (what == Spoiling::kTwice) {
-    Put(header, payload, fds);
+  if (how == Spoiling::kLate) {
+    if (late_) answered_[late_->answer].outcome = none;
+    late_ = Late{.request = {.header = request.header},
+                 .message = std::move(message),
+                 .answer = answered_.size() - 1};
+    return;
+  }
+  SendReply(request, message, &answer);
+  if (how == Spoiling::kTwice) {
+    Put(message.header, message.payload, message.fds);
     broken_ = true;
   }
   if (!late_) return;
   const Late late = *std::exchange(late_, std::nullopt);
-  SendReply(late.request, late.header, late.payload, late.fds, &answered_[late.answer],
-            late.as_made);
+  SendReply(late.request, late.message, &answered_[late.answer]);
 }
 
-void HostileDevice::SendReply(const Frame& request, const Header& header, ConstBytes payload,
-                              size_t fds, Answered* answer, bool as_made) {
-  answer->outcome = Judge(request, header, payload, fds, as_made);
-  answer->payload.assign(payload.begin(), payload.end());
-  const uint32_t error = header.error;
+// What changes the message itself.
+void HostileDevice::Spoil(Spoiling how, const Event& event, Command command, Message* message) {
+  Header& header = message->header;
+  std::vector<std::byte>& payload = message->payload;
+  const auto resize = [&](uint64_t size) {
+    payload.resize(size);
+    header.size = static_cast<uint32_t>(sizeof header + size);
+  };
+  switch (how) {
+    case Spoiling::kError:
+      header.flags |= vfio_user::kFlagError;
+      header.error = static_cast<uint32_t>(event.value);
+      resize(0);
+      message->fds = 0;
+      return;
+    case Spoiling::kShort:
+      return resize(payload.size() - std::min<uint64_t>(event.value, payload.size()));
+    case Spoiling::kLong:
+      resize(payload.size() + event.data.size());
+      return Copy(Bytes(payload).last(event.data.size()), event.data);
+    case Spoiling::kOther: {
+      if (event.data.empty() || (header.flags & vfio_user::kFlagError) != 0) return;
+      // The text of VERSION is replaced, what has fixed fields is overwritten.
+      const size_t at = std::min<uint64_t>(event.value, payload.size());
+      const size_t end = at + event.data.size();
+      resize(command == Command::kVersion ? end : std::max(payload.size(), end));
+      return Copy(Bytes(payload).subspan(at, event.data.size()), event.data);
+    }
+    case Spoiling::kWrongId:
+      header.message_id = static_cast<uint16_t>(header.message_id + event.value);
+      return;
+    case Spoiling::kFds:
+      message->fds += event.value % 20;
+      return;
+    case Spoiling::kCommand:
+      header.command = static_cast<uint16_t>(event.value);
+      return;
+    case Spoiling::kSize:
+      header.size = static_cast<uint32_t>(event.value);
+      return;
+    case Spoiling::kFlags:
+      header.flags = static_cast<uint32_t>(event.value);
+      return;
+    default:
+      return;
+  }
+}
+
+void HostileDevice::SendReply(const Frame& request, const Message& message, Answered* answer) {
+  answer->outcome = Judge(request, message);
+  answer->payload = message.payload;
+  const uint32_t error = message.header.error;
   answer->error = error == 0 || error > 4095 ? EIO : static_cast<int>(error);
-  Put(header, payload, fds);
+  Put(message.header, message.payload, message.fds);
 }
 
-Outcome HostileDevice::Judge(const Frame& request, const Header& header, ConstBytes payload,
-                             size_t fds, bool as_made) {
+Outcome HostileDevice::Judge(const Frame& request, const Message& message) {
+  const auto& [header, payload, fds, as_made] = message;
   if (unsure_) return Outcome::kUnsure;
   if (broken_) return Outcome::kEnd;
   const auto end = [this] {

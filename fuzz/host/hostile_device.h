@@ -92,6 +92,12 @@ class HostileDevice {
     size_t fds = 0;
     bool hang_up = false;
   };
+  struct Message {
+    vfio_user::Header header;
+    std::vector<std::byte> payload = {};
+    size_t fds = 0;
+    bool as_made = false;  // Its payload and fds are the device's own.
+  };
   // A command of ours that waits for its reply.
   struct Asked {
     vfio_user::Header header;
@@ -113,10 +119,9 @@ class HostileDevice {
 
   std::optional<Event> NextSpoiling();
   void Reply(const vfio_user::Frame& request, ConstBytes payload, size_t fds, int error);
-  void SendReply(const vfio_user::Frame& request, const vfio_user::Header& header,
-                 ConstBytes payload, size_t fds, Answered* answer, bool as_made);
-  Outcome Judge(const vfio_user::Frame& request, const vfio_user::Header& header,
-                ConstBytes payload, size_t fds, bool as_made);
+  static void Spoil(Spoiling how, const Event& event, vfio_user::Command command, Message* message);
+  void SendReply(const vfio_user::Frame& request, const Message& message, Answered* answer);
+  Outcome Judge(const vfio_user::Frame& request, const Message& message);
   Outcome JudgePayload(const vfio_user::Frame& request, ConstBytes payload, bool as_made) const;
   void Put(const vfio_user::Header& header, ConstBytes payload, size_t fds);
   void SendPiece();
@@ -145,10 +150,7 @@ class HostileDevice {
   std::deque<Piece> out_;
   struct Late {
     vfio_user::Frame request;  // Without payload and fds.
-    vfio_user::Header header;
-    std::vector<std::byte> payload;
-    size_t fds = 0;
-    bool as_made = false;
+    Message message;
     size_t answer = 0;  // In answered_.
   };
   std::optional<Late> late_;

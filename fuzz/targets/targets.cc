@@ -1,5 +1,8 @@
 #include <algorithm>
 
+#include "fuzz/mutator/mpqemu_grammar.h"
+#include "fuzz/targets/mpqemu_client_target.h"
+#include "fuzz/targets/mpqemu_server_target.h"
 #include "fuzz/targets/target.h"
 
 namespace farside::fuzz {
@@ -13,6 +16,10 @@ constexpr TargetDef kTargets[] = {
      &MakeServerTarget, &ServerGrammar, true},
     {"client", "the vfio-user client of a VMM, with a hostile device process", &MakeClientTarget,
      &ClientGrammar},
+    {"mpqemu_server", "the mpqemu server of an LSI53C895A, under a hostile proxy",
+     &MakeMpqemuServerTarget, &MpqemuServerGrammar, true},
+    {"mpqemu_client", "the mpqemu client, with a hostile remote", &MakeMpqemuClientTarget,
+     &MpqemuClientGrammar},
 };
 
 }  // namespace

@@ -1,0 +1,148 @@
+#include "fuzz/targets/mpqemu_server_target.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "devices/core/pci_registers.h"
+#include "fuzz/host/oracle.h"
+#include "fuzz/mutator/mpqemu_grammar.h"
+
+namespace farside::fuzz {
+namespace {
+
+// Of the loop, when a session ends: a script may be endless, and a turn of one has 4096
+// instructions.
+constexpr size_t kTurns = 64;
+constexpr size_t kTurnsOfStep = 8;
+
+}  // namespace
+
+MpqemuServerTarget::MpqemuServerTarget() {
+  MuteLog();
+  slot_.Plug(MakeModel(kLsiOptions, slot_.env(), backends_));
+  snapshots_.emplace(*loop_, clock_, slot_.device());
+  server_.emplace(slot_);
+  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  // The prologue by message, as a driver has it.
+  Session prologue;
+  Store store;
+  MpqemuServerGrammar().AddPrologue(store, &prologue.events);
+  Connect();
+  Play(prologue.events);
+  proxy_.Finish();
+  Disconnect();
+  snapshots_->TakeReady();
+}
+
+MpqemuServerTarget::~MpqemuServerTarget() {
+  Disconnect();
+  server_.reset();
+  slot_.device().Reset(ResetKind::kShutdown);
+  loop_->RunUntilIdle();
+}
+
+void MpqemuServerTarget::Connect() {
+  auto [mine, servers] = MemoryTransport::MakePair();
+  wire_ = mine.get();
+  if (!server_->Accept(std::move(servers))) {
+    Violation("answered", "the server refuses a proxy when the one before is gone");
+  }
+  proxy_.Connect(std::move(mine));
+}
+
+void MpqemuServerTarget::Disconnect() {
+  proxy_.Disconnect();
+  wire_ = nullptr;
+  Step();
+  if (server_->connected()) Violation("answered", "the server does not see that its proxy is gone");
+  ReleaseDisks();
+  RunTurns(*loop_, kTurns);
+}
+
+void MpqemuServerTarget::ReleaseDisks() {
+  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+}
+
+bool MpqemuServerTarget::Step() {
+  if (server_->connected()) server_->Pump();
+  const bool more = loop_->RunReady(kTurnsOfStep);
+  loop_->FireTimers();
+  return more ||
+         (wire_ != nullptr && proxy_.connected() && !proxy_.closed() && wire_->pending() != 0);
+}
+
+// As the device has it: an access goes where the guest put the BAR, or nowhere.
+BarPlaces::Place MpqemuServerTarget::BarPlace(uint32_t bar) const {
+  uint32_t value = 0;
+  const_cast<Slot&>(slot_).device().ReadRegion(Region::kConfig, pci::kBar0 + 4 * bar,
+                                               AsWritableBytes(value));
+  const bool io = (value & pci::kBarIo) != 0;
+  return {.address = value & ~(io ? pci::kBarIoFlags : pci::kBarMemoryFlags), .memory = !io};
+}
+
+uint64_t MpqemuServerTarget::requests() const {
+  uint64_t sum = 0;
+  for (const auto& disk : backends_.disks()) sum += disk->requests();
+  return sum;
+}
+
+void MpqemuServerTarget::Run(ConstBytes input) {
+  Decode(input, &session_);
+  snapshots_->GoBack(session_.ready());
+  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  Connect();
+  Play(session_.events);
+  ReleaseDisks();
+  RunTurns(*loop_, kTurns);
+  proxy_.Finish();
+  loop_->RunOnce(0);
+
+  ++tally_.sessions;
+  tally_.with_dma += requests() != 0;
+  tally_.with_io += requests() != 0;
+  tally_.with_interrupts += proxy_.interrupts() != 0;
+  Disconnect();
+  if (tally_.sessions % 256 == 1 || observer() != nullptr) {
+    snapshots_->ExpectFresh();
+  } else {
+    snapshots_->GoBack(false);  // The witness is alone then.
+  }
+  witness_.Check();
+}
+
+void MpqemuServerTarget::Play(std::span<const Event> events) {
+  for (size_t i = 0; i < events.size(); ++i) {
+    if (observer() != nullptr) observer()(MpqemuServerGrammar(), i, events[i]);
+    Execute(events[i]);
+  }
+}
+
+void MpqemuServerTarget::Execute(const Event& event) {
+  switch (event.kind) {
+    case Kind::kDisk: {
+      const auto disks = backends_.disks();
+      disks[0]->Act(static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount)),
+                    event.value);
+      Step();
+      return;
+    }
+    case Kind::kClock:
+      clock_.Set(clock_.now_ns() + event.value % 1'000'000'000);
+      Step();
+      return;
+    case Kind::kReconnect:
+      Disconnect();
+      return Connect();
+    case Kind::kReset:
+    case Kind::kFrame:
+      // A reset is answered when the disk is done, and the session waits for it.
+      ReleaseDisks();
+      return proxy_.Execute(event);
+    default:
+      return proxy_.Execute(event);
+  }
+}
+
+std::unique_ptr<Target> MakeMpqemuServerTarget() { return std::make_unique<MpqemuServerTarget>(); }
+
+}  // namespace farside::fuzz
