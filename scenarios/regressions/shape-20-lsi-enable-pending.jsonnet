@@ -11,7 +11,7 @@ lsi.scenario(
   'regressions.shape-20-lsi-enable-pending',
   'A condition that came while it was not enabled interrupts when it is, and while it is enabled ' +
   'the interrupt follows the disable bit of Command. Mutants lsi-sien-not-evaluated, ' +
-  'pci-intx-disable-ignored.',
+  'lsi-stacked-lost, pci-intx-disable-ignored.',
   more={ irqs_vary: 'how often INTx is signalled again while it is asserted' },
   steps=[
     lsi.attention(),
@@ -30,6 +30,15 @@ lsi.scenario(
     intx(1),
     { 'bar.read': { bar: 1, offset: lsi.reg.sist0, size: 1, expect: { value: lsi.sist0.reset } } },
     status(0),
+    // One that comes while another is served is told after it.
+    set(lsi.reg.scntl1, rst),
+    set(lsi.reg.scntl1, 0),
+    set(lsi.reg.istat0, 128) { note: 'ABRT' },
+    set(lsi.reg.istat0, 0),
+    { 'bar.read': { bar: 1, offset: lsi.reg.istat0, size: 1, expect: { value: 2, mask: 3 } }, note: 'SIP alone' },
+    { 'bar.read': { bar: 1, offset: lsi.reg.sist0, size: 1, expect: { value: lsi.sist0.reset } } },
+    { 'bar.read': { bar: 1, offset: lsi.reg.istat0, size: 1, expect: { value: 1, mask: 3 } }, note: 'then DIP' },
+    { 'bar.read': { bar: 1, offset: lsi.reg.dstat, size: 1, expect: { value: 16, mask: 16 } } },
     { 'lsi.enable': {} },
     lsi.attention(),
     lsi.ready(),
