@@ -115,12 +115,14 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
 
 std::vector<std::string> DeviceArguments(const CommandLine& line) {
   std::vector<std::string> arguments;
-  for (const auto& options : line.blockdevs) {
-    arguments.insert(arguments.end(), {"-blockdev", options.dump()});
-  }
-  for (const auto& options : line.devices) {
-    arguments.insert(arguments.end(), {"-device", options.dump()});
-  }
+  // File names may be any bytes, JSON is UTF-8: what is none is replaced, not thrown at us.
+  const auto add = [&](const char* option, const nlohmann::json& value) {
+    arguments.insert(
+        arguments.end(),
+        {option, value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)});
+  };
+  for (const auto& options : line.blockdevs) add("-blockdev", options);
+  for (const auto& options : line.devices) add("-device", options);
   return arguments;
 }
 

@@ -56,5 +56,14 @@ TEST(CommandLineTest, NamesWhatIsWrong) {
   names({"-blockdev"}, "blockdev");
 }
 
+TEST(CommandLineTest, KeepsArgumentsOfAnyBytesForATrace) {
+  const auto line = Parse({"-blockdev", "driver=file,node-name=f,filename=\xff.img"});
+  ASSERT_TRUE(line) << line.error().message;
+  EXPECT_EQ(line->blockdevs.at(0)["filename"], "\xff.img");
+  const auto arguments = DeviceArguments(*line);
+  ASSERT_EQ(arguments.size(), 2u);
+  EXPECT_NE(arguments[1].find("\xef\xbf\xbd.img"), std::string::npos) << arguments[1];
+}
+
 }  // namespace
 }  // namespace farside

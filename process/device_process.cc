@@ -45,6 +45,12 @@ Result<UniqueFd> TakeInherited(int fd, std::string_view option) {
   return taken;
 }
 
+// An option as far as it is text; who acts on it says what is wrong where it is not.
+std::string TextOption(const nlohmann::json& options, std::string_view key,
+                       std::string_view fallback) {
+  return OptionReader("", options).String(key, fallback);
+}
+
 }  // namespace
 
 // Stops the loop when a descriptor says so: a signal, or the end of a channel.
@@ -168,10 +174,10 @@ Result<void> DeviceProcess::OpenTrace(const CommandLine& line) {
                         .args = DeviceArguments(line),
                         .devices = {}};
   for (const auto& options : line.devices) {
-    const std::string model = options.value("driver", "");
+    const std::string model = TextOption(options, "driver", "");
     const auto found = FindModel(models_, model);
     if (found && (*found)->attach != nullptr) continue;
-    const std::string id = options.value("id", model + std::to_string(info.devices.size()));
+    const std::string id = TextOption(options, "id", model + std::to_string(info.devices.size()));
     info.devices.push_back({id, model});
   }
   auto writer = trace::TraceWriter::Create(*line.trace, info);
@@ -328,37 +334,34 @@ Task<void> DeviceProcess::ShutDown(int* status) {
   }
 }
 
-namespace {
-
-// -device help, -device MODEL,help and their like for -blockdev; true if one was asked for.
-bool AnswerHelp(const CommandLine& line, std::span<const Model* const> models) {
+std::optional<std::string> HelpAnswer(const CommandLine& line,
+                                      std::span<const Model* const> models) {
   const auto asked = [](const nlohmann::json& options) {
-    return options.contains("help") || options.value("driver", "") == "help";
+    return options.contains("help") || TextOption(options, "driver", "") == "help";
   };
   for (const auto& options : line.blockdevs) {
     if (!options.is_object() || !asked(options)) continue;
-    const std::string driver = options.value("driver", "");
-    fmt::print("{}", block::DriverHelp(driver == "help" ? "" : driver));
-    return true;
+    const std::string driver = TextOption(options, "driver", "");
+    return block::DriverHelp(driver == "help" ? "" : driver);
   }
   for (const auto& options : line.devices) {
     if (!options.is_object() || !asked(options)) continue;
+    const std::string driver = TextOption(options, "driver", "");
+    std::string text;
     for (const Model* model : models) {
-      if (options.value("driver", "") == "help") {
-        fmt::print("{:<12} {}\n", model->name, model->help);
-      } else if (options.value("driver", "") == model->name) {
-        fmt::print("{}: {}\n", model->name, model->help);
+      if (driver == "help") {
+        text += fmt::format("{:<12} {}\n", model->name, model->help);
+      } else if (driver == model->name) {
+        text += fmt::format("{}: {}\n", model->name, model->help);
         for (const PropertyHelp& property : model->properties) {
-          fmt::print("  {:<20} {}\n", property.name, property.help);
+          text += fmt::format("  {:<20} {}\n", property.name, property.help);
         }
       }
     }
-    return true;
+    return text;
   }
-  return false;
+  return std::nullopt;
 }
-
-}  // namespace
 
 int DeviceProcessMain(const std::string& name, std::span<const Model* const> models, int argc,
                       const char* const* argv) {
@@ -376,7 +379,10 @@ int DeviceProcessMain(const std::string& name, std::span<const Model* const> mod
     fmt::print("{} {}\n", name, kVersion);
     return 0;
   }
-  if (AnswerHelp(*line, models)) return 0;
+  if (const auto answer = HelpAnswer(*line, models)) {
+    fmt::print("{}", *answer);
+    return 0;
+  }
 
   if (const auto installed = InstallSigbusHandler(); !installed) return fail(installed.error());
   const MonotonicClock clock;

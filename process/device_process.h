@@ -3,6 +3,7 @@
 
 #include <list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -76,6 +77,11 @@ class DeviceProcess final {
   bool client_failed_ = false;  // One that came with the process broke its protocol.
   TaskScope scope_;
 };
+
+// The answer to -device help, to -device MODEL,help and to their like for -blockdev; nothing if
+// none was asked for.
+std::optional<std::string> HelpAnswer(const CommandLine& line,
+                                      std::span<const Model* const> models);
 
 // "disk-proc": everything main does. `help` and `version` are answered here.
 int DeviceProcessMain(const std::string& name, std::span<const Model* const> models, int argc,
