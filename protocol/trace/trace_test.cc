@@ -230,5 +230,41 @@ TEST_F(TraceTest, RewindReadsTheSameAgain) {
   }
 }
 
+// A frame's header may ask for 128 MiB and more before there is any content.
+TEST_F(TraceTest, TakesNoMemoryByANumberInTheFile) {
+  WriteAll({Message(Command::kDmaWrite, 8, 1)});
+  std::vector<std::byte> content(4096);
+  {
+    auto file = ZstdReader::Open(path_);
+    ASSERT_TRUE(file);
+    const auto got = file->Read(content);
+    ASSERT_TRUE(got);
+    content.resize(*got);
+  }
+  const auto write_frame = [&](uint8_t window) {
+    const uint32_t block = static_cast<uint32_t>(content.size()) << 3 | 1;  // Raw, and the last.
+    std::ofstream file(path_, std::ios::binary | std::ios::trunc);
+    const uint8_t head[] = {0x28,
+                            0xb5,
+                            0x2f,
+                            0xfd,
+                            0,  // No size, no checksum.
+                            window,
+                            static_cast<uint8_t>(block),
+                            static_cast<uint8_t>(block >> 8),
+                            static_cast<uint8_t>(block >> 16)};
+    file.write(reinterpret_cast<const char*>(head), sizeof head);
+    file.write(reinterpret_cast<const char*>(content.data()),
+               static_cast<std::streamsize>(content.size()));
+  };
+  std::string error;
+  bool truncated = false;
+  write_frame((23 - 10) << 3);  // 8 MiB: what `zstd -19` asks for.
+  EXPECT_EQ(ReadAll(&error, &truncated).size(), 1u) << error;
+  write_frame((27 - 10) << 3);
+  EXPECT_EQ(ReadAll(&error, &truncated).size(), 0u);
+  EXPECT_NE(error.find("is no Farside trace"), std::string::npos) << error;
+}
+
 }  // namespace
 }  // namespace farside::trace

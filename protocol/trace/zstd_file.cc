@@ -16,6 +16,9 @@ namespace {
 constexpr uint32_t kSkippableMagic = 0x184d2a5e;
 constexpr uint32_t kSeekTableMagic = 0x8f92eab1;
 constexpr int kLevel = 3;
+// A reader's history is 8 MiB at most, whatever a frame's header asks for: as much as `zstd -19`
+// needs. The library's own limit is 128 MiB, and a header of six bytes gets it all.
+constexpr int kMaxWindowLog = 23;
 
 template <typename T>
 void Put(std::vector<std::byte>* out, T value) {
@@ -118,6 +121,8 @@ ZstdReader::ZstdReader(std::string path, UniqueFd fd)
       context_(ZSTD_createDCtx()),
       in_(ZSTD_DStreamInSize()) {
   CHECK(context_ != nullptr);
+  const size_t set = ZSTD_DCtx_setParameter(context_, ZSTD_d_windowLogMax, kMaxWindowLog);
+  CHECK(ZSTD_isError(set) == 0);
 }
 
 ZstdReader::ZstdReader(ZstdReader&& other) noexcept
