@@ -198,7 +198,10 @@ class ArgsReader {
     if (!given.is_string()) return Fail("{} is no text: put it in quotes", Quote(given.dump()));
     const std::string& text = given.get_ref<const std::string&>();
     if (param.type == Type::kPattern && !Pattern::Compile(text)) {
-      return Fail("{} is no regular expression (POSIX's extended kind)", Quote(text));
+      return Fail(
+          "{} is no regular expression (POSIX's extended kind, of {} characters and with "
+          "repetitions of {} in all at most)",
+          Quote(text), Pattern::kMaxSize, Pattern::kMaxRepetition);
     }
     return Datum(text);
   }

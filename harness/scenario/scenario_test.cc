@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "base/options.h"
+#include "harness/scenario/pattern.h"
 #include "harness/scenario/report.h"
 #include "harness/scenario/runner.h"
 
@@ -22,6 +23,17 @@ json Document(const char* steps) {
           {"processes", {{{"id", "p"}, {"exec", "disk-proc"}}}},
           {"devices", {{{"id", "d"}, {"socket", "d.sock"}, {"process", "p"}}}},
           {"steps", ParseJson(steps).value()}};
+}
+
+// The C library writes repetitions out: the second took 200 MB, and two of it take all there is.
+TEST(PatternTest, RefusesWhatIsLarge) {
+  for (const char* text : {"(a{1,100}){1,20}", "a{0,5000}", "a{99999999999999999999}"}) {
+    EXPECT_FALSE(Pattern::Compile(text)) << text;
+  }
+  EXPECT_FALSE(Pattern::Compile(std::string(1001, 'a')));
+  for (const char* text : {"^[a-z]{3,8}: x{2}$", "a{,9}", "a\\{b", ""}) {
+    EXPECT_TRUE(Pattern::Compile(text)) << text;
+  }
 }
 
 struct BadSteps {
