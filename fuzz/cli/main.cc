@@ -5,22 +5,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "base/options.h"
-#include "fuzz/mutator/mutator.h"
+#include "fuzz/cli/cli.h"
 #include "fuzz/session/text.h"
 #include "fuzz/targets/target.h"
 
 namespace farside::fuzz {
 namespace {
-
-constexpr int kOk = 0;
-constexpr int kBadUsage = 2;
 
 constexpr std::string_view kUsage = R"(farside-fuzz list
 farside-fuzz run TARGET FILE|DIRECTORY...     run inputs, and say how many and how fast
@@ -30,29 +24,17 @@ farside-fuzz pack FILE OUT                    make an input of such JSON
 farside-fuzz random TARGET SEED SESSIONS EVENTS [OUT]
                                               make sessions up and run them; the one that is being
                                               run is in OUT
+farside-fuzz tmin TARGET FILE OUT [SECONDS]   make an input smaller that ends with the same fault
+farside-fuzz census TARGET DIRECTORY...       what a corpus reaches, as JSON
+farside-fuzz scenario TARGET FILE OUT         make a scenario of an input, for farside run
+farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
+                                              make sessions up and play them against the vfio-user
+                                              server that listens there: an NVMe controller, or any
+                                              PCI device; the one that is being played is in OUT
+farside-fuzz play SOCKET FILE [--generic]     play one of them again
 )";
 
-int BadUsage(std::string_view sentence) {
-  fmt::print(stderr, "farside-fuzz: {}\n", sentence);
-  return kBadUsage;
-}
-
-Result<std::vector<std::byte>> ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::vector<char> text((std::istreambuf_iterator<char>(in)), {});
-  if (!in.good() && !in.eof()) return Fail("can't read {}", Quote(path));
-  const ConstBytes bytes = std::as_bytes(std::span(text));
-  return std::vector<std::byte>(bytes.begin(), bytes.end());
-}
-
-Result<void> WriteFile(const std::string& path, ConstBytes bytes) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out.write(reinterpret_cast<const char*>(bytes.data()),
-            static_cast<std::streamsize>(bytes.size()));
-  out.flush();
-  if (!out) return Fail("can't write {}", Quote(path));
-  return {};
-}
+constexpr uint64_t kMaxSeconds = 604'800;
 
 // Of this process: what other work the machine has does not count.
 double CpuSeconds() {
@@ -79,28 +61,18 @@ int List() {
 }
 
 int Run(const TargetDef& def, std::span<const std::string> paths) {
-  std::vector<std::string> files;
-  for (const std::string& path : paths) {
-    std::error_code error;
-    if (!std::filesystem::is_directory(path, error)) {
-      files.push_back(path);
-      continue;
-    }
-    for (const auto& entry : std::filesystem::directory_iterator(path)) {
-      if (entry.is_regular_file()) files.push_back(entry.path());
-    }
-  }
-  std::ranges::sort(files);
+  const auto files = ListFiles(paths);
+  if (!files) return BadUsage(files.error().message);
   const auto target = def.make();
   double seconds = 0;
-  for (const std::string& file : files) {
+  for (const std::string& file : *files) {
     const auto input = ReadFile(file);
     if (!input) return BadUsage(input.error().message);
     const double begin = CpuSeconds();
     target->Run(*input);
     seconds += CpuSeconds() - begin;
   }
-  PrintTally(def, *target, files.size(), seconds);
+  PrintTally(def, *target, files->size(), seconds);
   return kOk;
 }
 
@@ -144,23 +116,6 @@ int Pack(const std::string& from, const std::string& to) {
   return kOk;
 }
 
-// A session of `events` events or a few more, grown piece by piece.
-std::vector<std::byte> MakeUp(const Grammar& grammar, uint64_t seed, size_t events) {
-  Random random(Mix64(seed));
-  Store store;
-  Making making{random, store};
-  Session session;
-  session.flags = static_cast<uint8_t>(random.Next()) & grammar.flags();
-  if (!random.OneIn(8)) session.flags |= grammar.ready();
-  while (session.events.size() < events) {
-    std::vector<Event> piece;
-    grammar.AddPiece(making, session.events, &piece);
-    session.events.insert(session.events.end(), piece.begin(), piece.end());
-  }
-  session.events.resize(std::min(events, kMaxEvents));
-  return Encode(session);
-}
-
 int RunRandom(const TargetDef& def, uint64_t seed, uint64_t sessions, uint64_t events,
               const std::string& out) {
   if (def.grammar == nullptr) {
@@ -169,7 +124,8 @@ int RunRandom(const TargetDef& def, uint64_t seed, uint64_t sessions, uint64_t e
   const auto target = def.make();
   double seconds = 0;
   for (uint64_t i = 0; i < sessions; ++i) {
-    const auto input = MakeUp(def.grammar(), Mix64(seed) + i, events);
+    Store store;
+    const auto input = Encode(MakeUp(def.grammar(), Mix64(seed) + i, events, store));
     if (!out.empty()) {
       if (auto wrote = WriteFile(out, input); !wrote) return BadUsage(wrote.error().message);
     }
@@ -181,12 +137,36 @@ int RunRandom(const TargetDef& def, uint64_t seed, uint64_t sessions, uint64_t e
   return kOk;
 }
 
+// SOCKET SEED SESSIONS EVENTS [OUT] [--generic].
+int Connect(std::span<const std::string> args) {
+  ConnectOptions options{.socket = args[0]};
+  const auto seed = ParseSize(args[1]);
+  const auto sessions = ParseSize(args[2]);
+  const auto events = ParseSize(args[3]);
+  if (!seed || !sessions || !events) return BadUsage("SEED, SESSIONS and EVENTS are numbers");
+  options.seed = *seed;
+  options.sessions = *sessions;
+  options.events = *events;
+  for (const std::string& arg : args.subspan(4)) {
+    if (arg == "--generic") {
+      options.generic = true;
+    } else {
+      options.output = arg;
+    }
+  }
+  return PlayAgainst(options);
+}
+
 int Main(std::span<const std::string> args) {
   const auto is = [&](std::string_view name, size_t count) {
     return args.size() >= count && args[0] == name;
   };
   if (is("list", 1) && args.size() == 1) return List();
   if (is("pack", 3) && args.size() == 3) return Pack(args[1], args[2]);
+  if (is("connect", 5)) return Connect(args.subspan(1));
+  if (is("play", 3)) {
+    return PlayFile(args[1], args[2], args.size() == 4 && args[3] == "--generic");
+  }
   if (args.size() < 3) {
     fmt::print(stderr, "{}", kUsage);
     return kBadUsage;
@@ -197,8 +177,15 @@ int Main(std::span<const std::string> args) {
         fmt::format("there is no target {}; `farside-fuzz list` names them", Quote(args[1])));
   }
   if (args[0] == "run") return Run(*def, args.subspan(2));
+  if (args[0] == "census") return Census(*def, args.subspan(2));
+  if (args[0] == "scenario" && args.size() == 4) return MakeScenario(*def, args[2], args[3]);
   if (args[0] == "repro" && args.size() == 3) return Repro(*def, args[2]);
   if (args[0] == "show" && args.size() == 3) return Show(*def, args[2]);
+  if (args[0] == "tmin" && (args.size() == 4 || args.size() == 5)) {
+    const auto seconds = ParseSize(args.size() == 5 ? args[4] : "300");
+    if (!seconds || *seconds > kMaxSeconds) return BadUsage("SECONDS is a number, at most a week");
+    return Shrink(*def, args[2], args[3], *seconds);
+  }
   if (args[0] == "random" && (args.size() == 5 || args.size() == 6)) {
     const auto seed = ParseSize(args[2]);
     const auto sessions = ParseSize(args[3]);
@@ -214,6 +201,7 @@ int Main(std::span<const std::string> args) {
 }  // namespace farside::fuzz
 
 int main(int argc, char** argv) {
+  farside::fuzz::SetSanitizerOptions(argc, argv);
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
   return farside::fuzz::Main(args);
 }

@@ -72,6 +72,9 @@ class Client {
   // Something was sent that no server can answer in order: replies are not counted any more.
   bool broke_framing() const { return broke_framing_; }
 
+  // A reply is still to come, and nothing of this client's own is in its way.
+  bool expects_reply() const { return waiting_count_ != 0 && held_dma_.empty() && !broke_framing_; }
+
   void Execute(const Event& event);
   // Everything that is held goes on; waits until all requests are answered.
   void Finish();

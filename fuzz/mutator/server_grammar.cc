@@ -1,5 +1,7 @@
 // What a hostile VMM sends: the accesses of a device's driver, the commands around them, and
 // messages that are wrong in all the ways of the vfio-user specification's small print.
+#include "fuzz/mutator/server_grammar.h"
+
 #include <string_view>
 
 #include "fuzz/host/host.h"
@@ -279,6 +281,10 @@ class Server final : public Grammar {
 const Grammar& ServerGrammar() {
   static const Server grammar(NvmeGrammar());
   return grammar;
+}
+
+std::unique_ptr<Grammar> MakeServerGrammar(const Grammar& device) {
+  return std::make_unique<Server>(device);
 }
 
 }  // namespace farside::fuzz

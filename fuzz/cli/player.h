@@ -1,0 +1,56 @@
+// Player: plays sessions against a vfio-user server that is reached by a transport, whoever it is.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "fuzz/host/client.h"
+#include "fuzz/mutator/grammar.h"
+#include "protocol/transport.h"
+
+namespace farside::fuzz {
+
+class Player final : private AnswerSource {
+ public:
+  // A new connection to the server, or nothing if it takes none any more.
+  using Connector = std::function<std::unique_ptr<Transport>()>;
+  // Told of each event before it happens, or before it answers an access.
+  using Observer = std::function<void(size_t index, const Event& event)>;
+
+  // `grammar` knows the driver's set-up. All outlive this.
+  Player(const Grammar& grammar, Pump& pump, Connector connect)
+      : grammar_(grammar), pump_(pump), connect_(std::move(connect)) {}
+
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
+  // Told of each access to memory that is answered at once, before what answers it.
+  void set_on_access(std::function<void()> on_access) { on_access_ = std::move(on_access); }
+
+  // From a reset on. Oracle "server-gone": it takes no connection when a client is gone.
+  void Play(const Session& session);
+  // As after a session: the server must still be there.
+  void ExpectServer(bool by_message = false);
+
+  Client& client() { return client_; }
+
+ private:
+  std::optional<Answer> TakeAnswer(DmaAccess access) override;
+  void Run(std::span<const Event> events, const Observer* observer);
+  const Event& Take();
+
+  const Grammar& grammar_;
+  Pump& pump_;
+  const Connector connect_;
+  Observer observer_;
+  std::function<void()> on_access_;
+  Client client_{pump_, *this};
+  std::span<const Event> playing_;
+  size_t next_ = 0;
+  const Observer* observing_ = nullptr;
+  bool by_message_ = false;
+};
+
+}  // namespace farside::fuzz

@@ -1,0 +1,378 @@
+// farside-fuzz scenario: an input as a scenario of raw verbs. It is played by message against a
+// server in a child of this process, which tells what it does: so a fault ends the list and not the
+// conversion, and where an answer lies in memory is known.
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/check.h"
+#include "base/epoll_loop.h"
+#include "base/log.h"
+#include "devices/server/slot.h"
+#include "devices/server/vfio_user_server.h"
+#include "fuzz/cli/cli.h"
+#include "fuzz/cli/player.h"
+#include "fuzz/host/models.h"
+#include "fuzz/host/snapshots.h"
+#include "fuzz/session/text.h"
+#include "protocol/vfio_user.h"
+
+namespace farside::fuzz {
+namespace {
+
+using nlohmann::json;
+using vfio_user::Command;
+
+constexpr uint32_t kConfig = 7;
+constexpr uint8_t kPosted = 0x80;
+
+std::string Hex(uint64_t value) { return fmt::format("{:#x}", value); }
+
+std::string HexBytes(ConstBytes data) {
+  std::string text;
+  for (const std::byte byte : data) text += fmt::format("{:02x}", std::to_integer<uint8_t>(byte));
+  return text;
+}
+
+// Looks at what the server sends: DMA in its order, and errors.
+class Tap final : public Transport {
+ public:
+  struct Seen {
+    std::deque<vfio_user::DmaAccess> dma;
+    uint32_t error = 0;  // Of the last reply that was one.
+  };
+
+  Tap(std::unique_ptr<Transport> inner, Seen& seen) : inner_(std::move(inner)), seen_(seen) {}
+
+  ssize_t Receive(Bytes into, std::vector<UniqueFd>& fds) override {
+    const ssize_t got = inner_->Receive(into, fds);
+    if (got > 0) Look(into.first(static_cast<size_t>(got)));
+    return got;
+  }
+  ssize_t Send(ConstBytes from, std::span<const int> fds) override {
+    return inner_->Send(from, fds);
+  }
+  int fd() const override { return inner_->fd(); }
+
+ private:
+  void Look(ConstBytes bytes) {
+    pending_.insert(pending_.end(), bytes.begin(), bytes.end());
+    vfio_user::Header header;
+    while (pending_.size() >= sizeof header) {
+      Copy(AsWritableBytes(header), ConstBytes(pending_).first(sizeof header));
+      if (header.size < sizeof header || pending_.size() < header.size) return;
+      const ConstBytes payload =
+          ConstBytes(pending_).subspan(sizeof header, header.size - sizeof header);
+      const bool reply = (header.flags & vfio_user::kFlagTypeMask) == vfio_user::kFlagTypeReply;
+      const bool dma = header.command == static_cast<uint16_t>(Command::kDmaRead) ||
+                       header.command == static_cast<uint16_t>(Command::kDmaWrite);
+      if (reply && (header.flags & vfio_user::kFlagError) != 0) seen_.error = header.error;
+      vfio_user::DmaAccess access;
+      if (!reply && dma && payload.size() >= sizeof access) {
+        Copy(AsWritableBytes(access), payload.first(sizeof access));
+        seen_.dma.push_back(access);
+      }
+      pending_.erase(pending_.begin(), pending_.begin() + header.size);
+    }
+  }
+
+  const std::unique_ptr<Transport> inner_;
+  Seen& seen_;
+  std::vector<std::byte> pending_;
+};
+
+// The device and its server, in this thread.
+class LocalServer final : public Pump {
+ public:
+  explicit LocalServer(std::span<const std::string_view> options) {
+    MuteLog();
+    slot_.Plug(MakeModel(options, slot_.env(), backends_));
+    for (const auto& disk : backends_.disks()) disk->Begin(false);
+    server_.emplace(slot_);
+  }
+  ~LocalServer() override {
+    server_.reset();
+    slot_.device().Reset(ResetKind::kShutdown);
+    loop_->RunUntilIdle();
+  }
+
+  std::unique_ptr<Transport> Connect(Tap::Seen& seen) {
+    auto [mine, servers] = MemoryTransport::MakePair();
+    wire_ = mine.get();
+    if (!server_->Accept(std::move(servers))) return nullptr;
+    return std::make_unique<Tap>(std::move(mine), seen);
+  }
+  void Watch(const Client& client) { client_ = &client; }
+
+  bool Step() override {
+    if (server_->connected()) server_->Pump();
+    const bool more = loop_->RunReady(VfioUserServer::kTaskQuantum);
+    loop_->FireTimers();
+    return more || (client_->connected() && !client_->closed() && wire_->pending() != 0);
+  }
+
+ private:
+  SessionClock clock_;
+  std::unique_ptr<EpollLoop> loop_ = EpollLoop::Create(clock_).value();
+  FramePool::Scope frames_{loop_->frames()};
+  Slot slot_{*loop_, "fuzzed"};
+  ModelBackends backends_{*loop_};
+  std::optional<VfioUserServer> server_;
+  MemoryTransport* wire_ = nullptr;
+  const Client* client_ = nullptr;
+};
+
+// What the child tells: a line a thing, as it comes.
+void Tell(const char* what, const json& value) {
+  const std::string line = json{{what, value}}.dump() + "\n";
+  CHECK(write(STDOUT_FILENO, line.data(), line.size()) == static_cast<ssize_t>(line.size()));
+}
+
+[[noreturn]] void PlayAndTell(const Grammar& grammar, std::span<const std::string_view> options,
+                              const Session& session) {
+  LocalServer server(options);
+  Tap::Seen seen;
+  Player player(grammar, server, [&] { return server.Connect(seen); });
+  server.Watch(player.client());
+  vfio_user::DmaAccess access;
+  player.set_on_access([&] {
+    CHECK(!seen.dma.empty());
+    access = seen.dma.front();
+    seen.dma.pop_front();
+  });
+  player.set_observer([&](size_t index, const Event& event) {
+    // Above a fault's or an answer's line stands the access that gets it.
+    const bool answers = event.kind == Kind::kAnswer || event.kind == Kind::kFault;
+    if (answers) {
+      const uint64_t size = std::min<uint64_t>(event.data.size(), access.count);
+      Tell("answer", {{"index", index}, {"iova", access.iova}, {"size", size}});
+      return;
+    }
+    if (seen.error != 0) Tell("refused", seen.error);
+    seen.error = 0;
+    Tell("event", index);
+  });
+  player.Play(session);
+  if (seen.error != 0) Tell("refused", seen.error);
+  _exit(0);
+}
+
+bool InMemory(uint64_t iova, uint64_t size) {
+  return InRange(iova - Host::kBase, size, Host::kSize) ||
+         InRange(iova - Host::kHighBase, size, Host::kHighSize);
+}
+
+// One step; nothing where no verb says it.
+std::optional<json> StepOf(const Event& event) {
+  const uint32_t region = event.what & 0xfu;
+  const auto access = [&](const char* verb, json members) {
+    std::string name = "region";
+    if (region < 6) {
+      name = "bar";
+      members["bar"] = region;
+    } else if (region == kConfig) {
+      name = "config";
+    } else {
+      members["region"] = region;
+    }
+    members["offset"] = Hex(event.at);
+    if ((event.what & kPosted) != 0 && event.kind != Kind::kRead) members["posted"] = true;
+    return json{{fmt::format("{}.{}", name, verb), std::move(members)}};
+  };
+  switch (event.kind) {
+    case Kind::kRead:
+      if (event.size == 0) return std::nullopt;
+      return access("read", {{"size", event.size}});
+    case Kind::kWrite: {
+      if (event.size == 0 || event.size > 8) return std::nullopt;
+      const uint64_t mask = event.size == 8 ? ~uint64_t{0} : (uint64_t{1} << event.size * 8) - 1;
+      return access("write", {{"size", event.size}, {"value", Hex(event.value & mask)}});
+    }
+    case Kind::kWriteData:
+      if (event.data.empty()) return std::nullopt;
+      return access("write", {{"data", HexBytes(event.data)}});
+    case Kind::kMemory:
+      if (event.data.empty() || !InMemory(event.at, event.data.size())) return std::nullopt;
+      return json{{"memory.write", {{"iova", Hex(event.at)}, {"data", HexBytes(event.data)}}}};
+    case Kind::kMap: {
+      if (!InMemory(event.at, event.value)) return std::nullopt;
+      constexpr std::array kRights = {"none", "r", "w", "rw"};
+      return json{{"dma.map",
+                   {{"iova", Hex(event.at)},
+                    {"size", Hex(event.value)},
+                    {"access", kRights[event.size & 3u]}}}};
+    }
+    case Kind::kUnmap:
+      if (event.value == ~uint64_t{0}) return std::nullopt;
+      return json{{"dma.unmap", {{"iova", Hex(event.at)}, {"size", Hex(event.value)}}}};
+    case Kind::kIrqs: {
+      constexpr std::array kIndexes = {"intx", "msi", "msix"};
+      if (event.what >= kIndexes.size() || event.value == 0) return std::nullopt;
+      const char* verb = nullptr;
+      if ((event.size & vfio_user::kIrqActionMask) != 0) verb = "irq.mask";
+      if ((event.size & vfio_user::kIrqActionUnmask) != 0) verb = "irq.unmask";
+      if ((event.size & vfio_user::kIrqActionTrigger) != 0) {
+        verb = (event.size & vfio_user::kIrqDataEventfd) != 0 ? "irq.arm" : "irq.trigger";
+      }
+      if (verb == nullptr || event.value > UINT32_MAX || event.at > UINT32_MAX) return std::nullopt;
+      return json{
+          {verb, {{"index", kIndexes[event.what]}, {"start", event.at}, {"count", event.value}}}};
+    }
+    case Kind::kReset:
+      return json{{"reset", json::object()}};
+    default:
+      return std::nullopt;
+  }
+}
+
+json Document(const TargetDef& def, const std::string& name, bool lsi) {
+  json args = {"-blockdev", "driver=memory,node-name=d0,size=64K"};
+  if (lsi) {
+    for (const char* arg :
+         {"-blockdev", "driver=memory,node-name=ro1,size=64K,read-only=on", "-device",
+          "lsi53c895a,id=lsi0", "-device", "scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0", "-device",
+          "scsi-cd,drive=ro1,bus=lsi0.0,scsi-id=1"}) {
+      args.push_back(arg);
+    }
+  } else {
+    args.push_back("-device");
+    args.push_back("nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5");
+  }
+  const std::string device = lsi ? "lsi0" : "nvme0";
+  args.push_back("-object");
+  args.push_back(
+      fmt::format("x-vfio-user-server,id=server,type=unix,path=fuzzed.sock,device={}", device));
+  return {{"name", fmt::format("fuzz.{}.{}", def.name, name)},
+          {"processes", {{{"id", "disk"}, {"exec", "disk-proc"}, {"args", args}}}},
+          {"devices", {{{"id", device}, {"process", "disk"}, {"socket", "fuzzed.sock"}}}},
+          {"memory",
+           {{{"iova", Hex(Host::kBase)}, {"size", Hex(Host::kSize)}},
+            {{"iova", Hex(Host::kHighBase)}, {"size", Hex(Host::kHighSize)}}}},
+          {"modes", {"message"}},
+          {"reason", "a fuzzer's session was played by message"},
+          {"irqs_vary", "nothing waits for the device"}};
+}
+
+// The steps as they happened: an answer is written to memory before what made the device ask.
+class Steps {
+ public:
+  explicit Steps(const Session& session) : session_(session) {}
+
+  void Add(const json& line) {
+    if (line.contains("event")) {
+      Flush();
+      current_ = session_.events[line["event"].get<size_t>()];
+    } else if (line.contains("refused")) {
+      refused_ = line["refused"].get<uint32_t>();
+    } else if (line.contains("answer")) {
+      const json& answer = line["answer"];
+      const Event& event = session_.events[answer["index"].get<size_t>()];
+      if (event.kind == Kind::kFault) {
+        left_out_.insert("fault");
+        return;
+      }
+      Event write{.kind = Kind::kMemory, .at = answer["iova"].get<uint64_t>()};
+      write.data = event.data.first(answer["size"].get<size_t>());
+      if (auto step = StepOf(write)) steps_.push_back(*std::move(step));
+    }
+  }
+
+  void Finish(json* document) {
+    Flush();
+    std::string text = "What a fuzzer found, event by event.";
+    if (!left_out_.empty()) {
+      text +=
+          fmt::format(" Left out, for there is no verb for it: {}.", fmt::join(left_out_, ", "));
+    }
+    (*document)["description"] = text;
+    (*document)["steps"] = std::move(steps_);
+  }
+
+ private:
+  void Flush() {
+    if (!current_) return;
+    if (current_->kind == Kind::kReconnect) {
+      steps_.push_back({{"disconnect", json::object()}});
+      steps_.push_back({{"connect", json::object()}});
+    } else if (auto step = StepOf(*current_)) {
+      if (refused_ != 0) step->begin()->emplace("refused", refused_);
+      steps_.push_back(*std::move(step));
+    } else {
+      left_out_.insert(std::string(Definition(current_->kind).name));
+    }
+    current_.reset();
+    refused_ = 0;
+  }
+
+  const Session& session_;
+  std::optional<Event> current_;
+  uint32_t refused_ = 0;
+  json steps_ = json::array();
+  std::set<std::string> left_out_;
+};
+
+}  // namespace
+
+int MakeScenario(const TargetDef& def, const std::string& input, const std::string& output) {
+  const bool lsi = def.name == "lsi";
+  if (!lsi && def.name != "nvme" && def.name != "server") {
+    return BadUsage(
+        fmt::format("there are no scenarios of {}: of nvme, lsi and server there are", def.name));
+  }
+  const auto bytes = ReadFile(input);
+  if (!bytes) return BadUsage(bytes.error().message);
+  Session given;
+  Decode(*bytes, &given);
+  // The set-up is spelled out.
+  Store store;
+  Session session{.flags = kByMessage, .events = {}};
+  if (given.ready()) def.grammar().AddPrologue(store, &session.events);
+  session.events.insert(session.events.end(), given.events.begin(), given.events.end());
+
+  int fds[2];
+  CHECK(pipe(fds) == 0);
+  const pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    dup2(fds[1], STDOUT_FILENO);
+    close(fds[0]);
+    close(fds[1]);
+    PlayAndTell(def.grammar(),
+                lsi ? std::span<const std::string_view>(kLsiOptions)
+                    : std::span<const std::string_view>(kNvmeOptions),
+                session);
+  }
+  close(fds[1]);
+  std::string told;
+  std::array<char, 16 << 10> buffer;
+  for (ssize_t got; (got = read(fds[0], buffer.data(), buffer.size())) > 0;) {
+    told.append(buffer.data(), static_cast<size_t>(got));
+  }
+  close(fds[0]);
+  waitpid(pid, nullptr, 0);
+
+  json document = Document(def, std::filesystem::path(input).stem().string(), lsi);
+  Steps steps(session);
+  for (size_t at = 0; at < told.size();) {
+    const size_t end = std::min(told.find('\n', at), told.size());
+    const json line = json::parse(told.substr(at, end - at), nullptr, false);
+    if (!line.is_discarded()) steps.Add(line);
+    at = end + 1;
+  }
+  steps.Finish(&document);
+  const std::string text = document.dump(1) + "\n";
+  if (auto wrote = WriteFile(output, std::as_bytes(std::span(text))); !wrote) {
+    return BadUsage(wrote.error().message);
+  }
+  fmt::print("{}: {} steps\n", output, document["steps"].size());
+  return kOk;
+}
+
+}  // namespace farside::fuzz
