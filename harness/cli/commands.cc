@@ -8,6 +8,7 @@
 #include "harness/bench/bench_main.h"
 #include "harness/cli/command.h"
 #include "harness/diff/diff_main.h"
+#include "harness/fuzz/fuzz_main.h"
 #include "harness/record/record_main.h"
 #include "harness/replay/replay_main.h"
 #include "harness/trace/trace_main.h"
@@ -24,6 +25,8 @@ constexpr Command kCommands[] = {
     {"diff", "give two devices the same events, and compare", &diff::DiffMain},
     {"trace", "show, count or convert what is in a trace", &trace::TraceMain},
     {"bench", "measure a device process against this machine's floor", &bench::BenchMain},
+    {"fuzz", "fuzz a target, or a server, and make something of what is found",
+     &campaign::FuzzMain},
     {"help", "explain a command or a verb; list all verbs", &HelpCommand},
     {"version", "print the version", &VersionCommand},
 };

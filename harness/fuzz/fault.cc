@@ -145,7 +145,9 @@ bool IsDriver(std::string_view name) {
 
 // Who reports, not what is wrong.
 bool IsReporter(std::string_view name) {
-  return name == "fuzz::Violate" || name == "fuzz::Violation" || name == "CheckFailed";
+  // Nor who resumes whom.
+  return name.starts_with("Task::") || name == "fuzz::Violate" || name == "fuzz::Violation" ||
+         name == "CheckFailed";
 }
 
 void AddFrame(const Frame& frame, bool* over, std::vector<std::string>* frames) {

@@ -1,0 +1,225 @@
+#include "harness/fuzz/page.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <vector>
+
+namespace farside::campaign {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::string_view kHead = R"(<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Farside: fuzzing</title><style>
+body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c2733}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ccd5dd}
+table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;vertical-align:top;
+border-bottom:1px solid #e6ebef}th{font-weight:600}td.n,th.n{text-align:right;
+font-variant-numeric:tabular-nums;white-space:nowrap}
+.bad{color:#b3261e;font-weight:600}.good{color:#1d6f42}.dim{color:#6b7885;font-size:.88em}
+pre{background:#f4f6f8;padding:.7rem;overflow-x:auto;font-size:.82em;line-height:1.35}
+summary{cursor:pointer}.bar{display:inline-block;width:5rem;height:.6rem;background:#f0d7d5;margin-right:.5rem}
+.bar i{display:block;height:100%;background:#3f8f65}
+</style></head><body>
+)";
+
+std::string Escape(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<') {
+      out += "&lt;";
+    } else if (c == '>') {
+      out += "&gt;";
+    } else if (c == '&') {
+      out += "&amp;";
+    } else if (c == '"') {
+      out += "&quot;";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string Text(const json& object, const char* member) {
+  const auto found = object.find(member);
+  if (found == object.end()) return {};
+  return Escape(found->is_string() ? found->get<std::string>() : found->dump());
+}
+
+double Number(const json& object, const char* member) {
+  const auto found = object.find(member);
+  return found != object.end() && found->is_number() ? found->get<double>() : 0;
+}
+
+double Percent(double some, double all) { return all == 0 ? 0 : 100 * some / all; }
+
+std::string Bar(double percent) {
+  return fmt::format("<span class=bar><i style=\"width:{:.0f}%\"></i></span>{:.1f} %", percent,
+                     percent);
+}
+
+std::string Targets(const json& targets) {
+  std::string out =
+      "<h2>Targets</h2><table><tr><th>target<th class=n>inputs<th class=n>runs a second"
+      "<th class=n>with DMA<th class=n>with interrupts<th class=n>with disk commands<th></tr>\n";
+  for (const json& target : targets) {
+    out += fmt::format("<tr><td>{}<td class=n>{}<td class=n>{:.0f}", Text(target, "target"),
+                       Text(target, "inputs"), Number(target, "rate"));
+    const json& shares = target.at("shares");
+    for (const char* name : {"dma", "interrupts", "io"}) {
+      out += shares.contains(name) ? fmt::format("<td class=n>{:.0f} %", Number(shares, name))
+                                   : std::string("<td class=n>");
+    }
+    out += target.value("present", false)
+               ? "<td class=good>present"
+               : fmt::format("<td class=bad>absent: {}", Text(target, "why"));
+    out += "</tr>\n";
+  }
+  return out +
+         "</table>\n<p class=dim>A target whose sessions reach DMA in fewer than 50 %, interrupts "
+         "or disk commands in fewer than 30 % only pokes at the surface: it counts as "
+         "absent.</p>\n";
+}
+
+std::string CoverageRows(const json& rows, bool uncovered) {
+  std::string out;
+  for (const json& row : rows) {
+    out += fmt::format(
+        "<tr><td>{}<td class=n>{}<td class=n>{} of {}<td class=n>{}<td class=n>{} of {}",
+        Text(row, "name"), Bar(Percent(Number(row, "lines_covered"), Number(row, "lines"))),
+        Text(row, "lines_covered"), Text(row, "lines"),
+        Bar(Percent(Number(row, "branches_covered"), Number(row, "branches"))),
+        Text(row, "branches_covered"), Text(row, "branches"));
+    if (uncovered) out += fmt::format("<td class=dim>{}", Text(row, "uncovered"));
+    out += "</tr>\n";
+  }
+  return out;
+}
+
+std::string CoverageSection(const json& coverage) {
+  std::string out = "<h2>Coverage</h2>\n";
+  if (!coverage.is_object() || !coverage.contains("files")) {
+    return out + fmt::format("<p>Not measured: {}.</p>\n", Text(coverage, "why"));
+  }
+  constexpr std::string_view kColumns = "<th class=n colspan=2>lines<th class=n colspan=2>branches";
+  out += fmt::format("<table><tr><th>folder{}</tr>\n{}</table>\n", kColumns,
+                     CoverageRows(coverage.at("folders"), false));
+  std::vector<json> files = coverage.at("files");
+  const auto missing = [](const json& file) {
+    return Number(file, "lines") - Number(file, "lines_covered");
+  };
+  std::ranges::stable_sort(files,
+                           [&](const json& a, const json& b) { return missing(a) > missing(b); });
+  return out + fmt::format(
+                   "<details open><summary>By file, those first that miss most</summary>"
+                   "<table><tr><th>file{}<th>lines that are not reached</tr>\n{}</table>"
+                   "</details>\n",
+                   kColumns, CoverageRows(files, true));
+}
+
+std::string Registers(const json& target) {
+  const json& rows = target.at("registers");
+  if (rows.empty()) return {};
+  std::string uncovered;
+  std::string table;
+  uint64_t reached = 0;
+  for (const json& row : rows) {
+    const bool writable = row.value("writable", false);
+    const bool read = Number(row, "reads") != 0;
+    const bool written = Number(row, "writes") != 0;
+    if (read && (written || !writable)) {
+      ++reached;
+    } else {
+      const char* const missing = read ? "never written" : written ? "never read" : "never";
+      uncovered +=
+          fmt::format("{}{} ({})", uncovered.empty() ? "" : ", ", Text(row, "name"), missing);
+    }
+    table += fmt::format("<tr><td>{}<td class=n>{}<td class=n>{}</tr>\n", Text(row, "name"),
+                         Text(row, "reads"), Text(row, "writes"));
+  }
+  return fmt::format(
+      "<h3>Registers of {}</h3><p>{} of {} are read, and written where they can be.{}</p>\n"
+      "<details><summary>Accesses by register</summary><table><tr><th>register<th class=n>reads"
+      "<th class=n>writes</tr>\n{}</table></details>\n",
+      Text(target, "target"), reached, rows.size(),
+      uncovered.empty() ? "" : fmt::format(" <span class=bad>Not</span>: {}.", uncovered), table);
+}
+
+std::string Commands(const json& target) {
+  const json& rows = target.at("commands");
+  if (rows.empty()) return {};
+  std::string uncovered;
+  std::string table;
+  for (const json& row : rows) {
+    const bool supported = row.value("supported", false);
+    if (supported && Number(row, "count") == 0) {
+      uncovered += fmt::format("{}{}", uncovered.empty() ? "" : ", ", Text(row, "name"));
+    }
+    table += fmt::format("<tr><td>{}<td class=n>{}<td class=dim>{}</tr>\n", Text(row, "name"),
+                         Text(row, "count"), supported ? "" : "this controller does not have it");
+  }
+  return fmt::format(
+      "<h3>Commands of {}</h3><p>{}</p>\n<details><summary>By opcode</summary><table><tr><th>"
+      "command<th class=n>count<th></tr>\n{}</table></details>\n",
+      Text(target, "target"),
+      uncovered.empty() ? "All that the controller has are given to it."
+                        : fmt::format("<span class=bad>Never given:</span> {}.", uncovered),
+      table);
+}
+
+std::string FindingsSection(const json& findings) {
+  std::string out = fmt::format("<h2>Findings: {}</h2>\n", findings.size());
+  if (findings.empty()) out += "<p class=good>Nothing was found.</p>\n";
+  for (const json& finding : findings) {
+    std::string frames;
+    for (const json& frame : finding.at("frames")) {
+      frames +=
+          fmt::format("{}{}", frames.empty() ? "" : " &lt; ", Escape(frame.get<std::string>()));
+    }
+    out += fmt::format(
+        "<h3>{}: {}</h3><p>{} <span class=dim>({} inputs; {} events; last {})</span><br>{}</p>"
+        "<details><summary>{}</summary><pre>{}</pre></details>\n",
+        Text(finding, "target"), Text(finding, "identity"), Text(finding, "kind"),
+        Text(finding, "count"), Text(finding, "events"), Text(finding, "last_event"),
+        Text(finding, "sentence"), frames.empty() ? "Event by event" : frames,
+        Text(finding, "repro"));
+  }
+  return out;
+}
+
+std::string Mutants(const json& mutants) {
+  if (!mutants.is_array() || mutants.empty()) return {};
+  const auto killed = std::ranges::count_if(
+      mutants, [](const json& mutant) { return mutant.value("killed", false); });
+  std::string out = fmt::format(
+      "<h2>Seeded bugs: {} of {} found</h2><table><tr><th>bug<th>class<th>found by<th class=n>"
+      "seconds</tr>\n",
+      killed, mutants.size());
+  for (const json& mutant : mutants) {
+    const bool found = mutant.value("killed", false);
+    out += fmt::format("<tr><td>{}<td>{}<td class={}>{}<td class=n>{}</tr>\n", Text(mutant, "id"),
+                       Text(mutant, "class"), found ? "good" : "bad",
+                       found ? Text(mutant, "found") : "not found", Text(mutant, "seconds"));
+  }
+  return out + "</table>\n";
+}
+
+}  // namespace
+
+std::string Page(const json& report) {
+  std::string out(kHead);
+  out += fmt::format("<h1>Fuzzing Farside</h1><p class=dim>{}</p>\n", Text(report, "made"));
+  out += Targets(report.at("targets"));
+  out += FindingsSection(report.at("findings"));
+  out += Mutants(report.value("mutants", json::array()));
+  out += CoverageSection(report.at("coverage"));
+  out += "<h2>Registers and commands</h2>\n";
+  for (const json& target : report.at("targets")) out += Registers(target) + Commands(target);
+  return out + "</body></html>\n";
+}
+
+}  // namespace farside::campaign
