@@ -1,0 +1,176 @@
+// farside-fuzz as it is called, on a target with a bug, and against a device process.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "fuzz/cli/cli.h"
+#include "fuzz/host/oracle.h"
+#include "fuzz/mutator/grammar.h"
+#include "harness/fuzz/programs.h"
+#include "harness/scenario/child.h"
+
+namespace farside::fuzz {
+namespace {
+
+namespace fs = std::filesystem;
+using campaign::Ran;
+using testing::HasSubstr;
+
+constexpr uint64_t kTimeout = 50'000'000'000;
+
+class CliTest : public testing::Test {
+ protected:
+  CliTest() : directory_(scenario::MakeDirectory().value()) {}
+  ~CliTest() override { fs::remove_all(directory_); }
+
+  std::string Path(const std::string& name) const { return directory_ + "/" + name; }
+  static Ran Call(const std::vector<std::string>& args) {
+    return campaign::RunProgram(FARSIDE_FUZZ_PROGRAM, args, kTimeout).value();
+  }
+  Session ReadSession(const std::string& name) {
+    bytes_ = ReadFile(Path(name)).value();
+    Session session;
+    Decode(bytes_, &session);
+    return session;
+  }
+
+ private:
+  const std::string directory_;
+  std::vector<std::byte> bytes_;
+};
+
+TEST_F(CliTest, WrongLinesEndWithTwoAndASentence) {
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{},
+        {"run"},
+        {"run", "no-such-target", "x"},
+        {"repro", "nvme", "/no/such/file"},
+        {"tmin", "nvme", "/no/such/file", "/dev/null"},
+        {"tmin", "nvme", "/dev/null", Path("out"), "soon"},
+        {"census", "nvme", "/no/such/file"},
+        {"scenario", "no-such-target", "/dev/null", Path("out")},
+        {"connect", "/no/such/socket", "1", "1", "1"},
+        {"play", "/no/such/socket", "/dev/null"}}) {
+    const Ran ran = Call(args);
+    EXPECT_EQ(ran.how, "exited with status 2") << testing::PrintToString(args) << ran.output;
+    EXPECT_THAT(ran.output, HasSubstr("farside-fuzz")) << testing::PrintToString(args);
+  }
+}
+
+// Ends with "wanted" where a window is mapped before a write of bit 3 to 0x14, and with "other",
+// which is nearer at hand, where none is.
+class Buggy final : public Target {
+ public:
+  void Run(ConstBytes input) override {
+    Session session;
+    Decode(input, &session);
+    bool mapped = false;
+    for (size_t i = 0; i < session.events.size(); ++i) {
+      const Event& event = session.events[i];
+      if (observer() != nullptr) observer()(NvmeGrammar(), i, event);
+      mapped |= event.kind == Kind::kMap;
+      const bool hit = event.kind == Kind::kWrite && event.at == 0x14 && (event.value & 8) != 0;
+      if (hit) Violate(mapped ? "wanted" : "other", "a seeded bug");
+    }
+  }
+};
+constexpr TargetDef kBuggy{"buggy", "", [] { return std::unique_ptr<Target>(new Buggy); },
+                           &NvmeGrammar};
+
+TEST_F(CliTest, TminKeepsTheFaultAndNothingElse) {
+  Store store;
+  Session session = MakeUp(NvmeGrammar(), 7, 40, store);
+  session.flags = 0;
+  std::erase_if(session.events, [](const Event& event) { return event.kind == Kind::kMap; });
+  session.events.push_back({.kind = Kind::kMap, .size = 3, .at = 0x1000, .value = 0x1000});
+  session.events.push_back({.kind = Kind::kHold});
+  session.events.push_back({.kind = Kind::kWrite, .size = 4, .at = 0x14, .value = 0x1f});
+  session.events.push_back({.kind = Kind::kReset});
+  std::erase_if(session.events, [](const Event& event) {
+    return event.kind == Kind::kWrite && event.at == 0x14 && event.value != 0x1f;
+  });
+  ASSERT_TRUE(WriteFile(Path("in"), Encode(session)));
+
+  ASSERT_EQ(Shrink(kBuggy, Path("in"), Path("out"), 40), kOk);
+  const Session small = ReadSession("out");
+  ASSERT_EQ(small.events.size(), 2u);
+  EXPECT_EQ(small.events[0], Event{.kind = Kind::kMap});
+  EXPECT_EQ(small.events[1], (Event{.kind = Kind::kWrite, .at = 0x14, .value = 0x1f}));
+}
+
+TEST_F(CliTest, TminRefusesWhatDoesNothing) {
+  ASSERT_TRUE(WriteFile(Path("in"), Encode({})));
+  EXPECT_EQ(Shrink(kBuggy, Path("in"), Path("out"), 5), kBadUsage);
+  EXPECT_FALSE(fs::exists(Path("out")));
+}
+
+TEST_F(CliTest, CensusCountsRegistersAndCommands) {
+  Store store;
+  fs::create_directory(Path("corpus"));
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    const Session session = MakeUp(FindTarget("nvme")->grammar(), seed, 40, store);
+    ASSERT_TRUE(WriteFile(Path("corpus/" + std::to_string(seed)), Encode(session)));
+  }
+  const auto json = nlohmann::json::parse(Call({"census", "nvme", Path("corpus")}).output);
+  EXPECT_EQ(json["inputs"], 8);
+  EXPECT_EQ(json["sessions"], 8);
+  std::set<std::string> names;
+  uint64_t accesses = 0;
+  for (const auto& row : json["registers"]) {
+    names.insert(row["name"].get<std::string>());
+    accesses += row["reads"].get<uint64_t>() + row["writes"].get<uint64_t>();
+  }
+  EXPECT_TRUE(names.contains("BAR0 CC"));
+  EXPECT_GT(accesses, 0u);
+  EXPECT_FALSE(json["commands"].empty());
+}
+
+TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
+  const Session session{
+      .flags = kReady,
+      .events = {{.kind = Kind::kRead, .what = 0, .size = 4, .at = 0x1c}, {.kind = Kind::kHold}}};
+  ASSERT_TRUE(WriteFile(Path("in"), Encode(session)));
+  const Ran ran = Call({"scenario", "nvme", Path("in"), Path("out.json")});
+  ASSERT_FALSE(ran.failed) << ran.output;
+  const auto json = nlohmann::json::parse(std::ifstream(Path("out.json")));
+  const auto& steps = json["steps"];
+  EXPECT_EQ(steps.back(),
+            nlohmann::json::parse(R"({"bar.read":{"bar":0,"offset":"0x1c","size":4}})"));
+  EXPECT_GT(steps.size(), 10u);
+  EXPECT_THAT(json["description"].get<std::string>(), HasSubstr("hold"));
+  // Create I/O Completion Queue, where the controller fetched it.
+  EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
+}
+
+TEST_F(CliTest, ConnectPlaysAgainstADeviceProcess) {
+  const std::string socket = Path("s");
+  auto server = scenario::Child::Start(
+      "disk-proc",
+      {.program = FARSIDE_DISK_PROC,
+       .args = {"-blockdev", "driver=memory,node-name=d0,size=64K", "-device",
+                "nvme,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5", "-socket-path", socket},
+       .directory = Path("")});
+  ASSERT_TRUE(server);
+  for (int i = 0; i < 500 && !fs::exists(socket); ++i) usleep(10'000);
+  const Ran nvme = Call({"connect", socket, "1", "8", "30", Path("last")});
+  EXPECT_FALSE(nvme.failed) << nvme.output;
+  const Ran generic = Call({"connect", socket, "1", "8", "30", Path("last"), "--generic"});
+  EXPECT_FALSE(generic.failed) << generic.output;
+  const Ran again = Call({"play", socket, Path("last"), "--generic"});
+  EXPECT_THAT(again.output, HasSubstr("nothing was found"));
+  EXPECT_TRUE((*server)->running());
+
+  // One that dies is a finding.
+  (*server)->Signal(SIGKILL);
+  (*server)->Wait(UINT64_MAX);
+  EXPECT_EQ(Call({"play", socket, Path("last")}).how, "exited with status 2");
+}
+
+}  // namespace
+}  // namespace farside::fuzz
