@@ -26,7 +26,7 @@ add_library(farside_settings INTERFACE)
 target_include_directories(farside_settings INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(farside_settings INTERFACE FARSIDE_VERSION="${PROJECT_VERSION}")
 target_compile_options(farside_settings INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Werror -g)
+  -Wall -Wextra -Wconversion -Wshadow $<$<BOOL:${FARSIDE_WERROR}>:-Werror> -g)
 target_link_libraries(farside_settings INTERFACE tl::expected Threads::Threads)
 # Not fmt's library: base/fmt.cc.
 target_include_directories(farside_settings SYSTEM INTERFACE
@@ -54,9 +54,17 @@ elseif(FARSIDE_SANITIZE)
 endif()
 
 if(FARSIDE_FUZZ)
-  # Everything is instrumented; an engine is linked to fuzz targets alone. OSS-Fuzz names its own.
-  target_compile_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
-  target_link_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
+  # Everything is instrumented; an engine is linked to fuzz targets alone. OSS-Fuzz names its own,
+  # and brings its own flags: a sanitizer in them wants freed frames freed, too.
+  if(FARSIDE_FUZZ_FLAGS)
+    target_compile_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
+    target_link_options(farside_settings INTERFACE -fsanitize=fuzzer-no-link)
+  else()
+    set(CMAKE_POSITION_INDEPENDENT_CODE ON)  # For AFL++'s mutator, a shared library.
+  endif()
+  if(NOT FARSIDE_SANITIZE)
+    target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1)
+  endif()
   set(FARSIDE_FUZZING_ENGINE -fsanitize=fuzzer)
   if(DEFINED ENV{LIB_FUZZING_ENGINE})
     set(FARSIDE_FUZZING_ENGINE $ENV{LIB_FUZZING_ENGINE})

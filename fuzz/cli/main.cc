@@ -10,6 +10,8 @@
 
 #include "base/options.h"
 #include "fuzz/cli/cli.h"
+#include "fuzz/cli/corpus.h"
+#include "fuzz/parsers/parsers.h"
 #include "fuzz/session/text.h"
 #include "fuzz/targets/target.h"
 
@@ -32,6 +34,9 @@ farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
                                               server that listens there: an NVMe controller, or any
                                               PCI device; the one that is being played is in OUT
 farside-fuzz play SOCKET FILE [--generic]     play one of them again
+farside-fuzz dictionary TARGET                print words for an engine's -dict or -x
+farside-fuzz seeds TARGET DIRECTORY [SOURCE]  write inputs that a corpus begins with; SOURCE is
+                                              Farside's source tree (.)
 )";
 
 constexpr uint64_t kMaxSeconds = 604'800;
@@ -158,6 +163,7 @@ int Connect(std::span<const std::string> args) {
 }
 
 int Main(std::span<const std::string> args) {
+  AddParserTargets();
   const auto is = [&](std::string_view name, size_t count) {
     return args.size() >= count && args[0] == name;
   };
@@ -167,7 +173,7 @@ int Main(std::span<const std::string> args) {
   if (is("play", 3)) {
     return PlayFile(args[1], args[2], args.size() == 4 && args[3] == "--generic");
   }
-  if (args.size() < 3) {
+  if (args.size() < 2 || (args.size() < 3 && args[0] != "dictionary")) {
     fmt::print(stderr, "{}", kUsage);
     return kBadUsage;
   }
@@ -175,6 +181,10 @@ int Main(std::span<const std::string> args) {
   if (def == nullptr) {
     return BadUsage(
         fmt::format("there is no target {}; `farside-fuzz list` names them", Quote(args[1])));
+  }
+  if (args[0] == "dictionary" && args.size() == 2) return PrintDictionary(*def);
+  if (args[0] == "seeds" && args.size() <= 4) {
+    return WriteSeeds(*def, args[2], args.size() == 4 ? args[3] : ".");
   }
   if (args[0] == "run") return Run(*def, args.subspan(2));
   if (args[0] == "census") return Census(*def, args.subspan(2));

@@ -75,6 +75,7 @@ uint64_t SomeMemory(Making& making, uint64_t size) {
 
 void Grammar::AddPrologue(Store&, std::vector<Event>*) const {}
 std::string Grammar::Describe(const Event&) const { return {}; }
+void Grammar::AddWords(std::vector<Event>*) const {}
 
 void Grammar::MutateData(Making& making, const Event&, Bytes data) const {
   if (data.empty()) return;
@@ -288,6 +289,17 @@ void DeviceGrammar::AddFunctionSetUp(std::span<const std::pair<uint32_t, uint64_
 std::string DeviceGrammar::Describe(const Event& event) const {
   if (event.kind != Kind::kRead && event.kind != Kind::kWrite) return {};
   return model_.PlaceName(event.what, event.at);
+}
+
+// Every register: read, and all of its bits written.
+void DeviceGrammar::AddWords(std::vector<Event>* out) const {
+  for (const diff::RegisterSpace& space : model_.spaces()) {
+    for (const RegisterDef& row : space.rows) {
+      out->push_back(ReadOf(space.region, row.offset, row.width));
+      const uint64_t all = row.writable | row.set | row.clear;
+      if (all != 0) out->push_back(WriteOf(space.region, row.offset, row.width, all));
+    }
+  }
 }
 
 }  // namespace farside::fuzz

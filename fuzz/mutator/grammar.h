@@ -44,6 +44,8 @@ class Grammar {
   uint8_t ready() const { return static_cast<uint8_t>(flags() & kReady); }
   // An access that `event` makes, in the words of the registers; empty where there is none.
   virtual std::string Describe(const Event& event) const;
+  // Single events that are worth trying anywhere, each once: what a dictionary is made of.
+  virtual void AddWords(std::vector<Event>* out) const;
 };
 
 // What the grammars of PCI device models share: registers by name, configuration space, interrupts,
@@ -58,6 +60,7 @@ class DeviceGrammar : public Grammar {
                 std::vector<Event>* out) const override;
   uint8_t flags() const override { return kByMessage | kOwnTable | kReady; }
   std::string Describe(const Event& event) const override;
+  void AddWords(std::vector<Event>* out) const override;
 
  protected:
   // Commands and the like, with the answers that their DMA gets.
@@ -91,5 +94,12 @@ const Grammar& LsiGrammar();
 const Grammar& ServerGrammar();
 // A VMM with a hostile device process.
 const Grammar& ClientGrammar();
+// Block nodes and their users (fuzz/targets/block_target.h).
+const Grammar& BlockGrammar();
+
+// By the target's name, for who has no targets, as AFL++'s mutator; nullptr where a target has
+// none.
+const Grammar* FindGrammar(std::string_view target);
+std::string GrammarNames();  // "nvme, lsi".
 
 }  // namespace farside::fuzz

@@ -40,6 +40,7 @@ class Server final : public Grammar {
     device_.AddPrologue(store, out);
   }
   std::string Describe(const Event& event) const override { return device_.Describe(event); }
+  void AddWords(std::vector<Event>* out) const override { device_.AddWords(out); }
   void MutateData(Making& making, const Event& event, Bytes data) const override {
     const bool message = event.kind == Kind::kFrame;
     message ? Grammar::MutateData(making, event, data) : device_.MutateData(making, event, data);

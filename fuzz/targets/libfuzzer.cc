@@ -5,6 +5,9 @@
 #include "base/check.h"
 #include "fuzz/mutator/mutator.h"
 #include "fuzz/targets/target.h"
+#ifdef FARSIDE_FUZZ_PARSERS
+#include "fuzz/parsers/parsers.h"
+#endif
 
 namespace {
 
@@ -12,7 +15,12 @@ using farside::Bytes;
 using farside::ConstBytes;
 
 const farside::fuzz::TargetDef& Def() {
-  static const farside::fuzz::TargetDef* const def = farside::fuzz::FindTarget(FARSIDE_FUZZ_TARGET);
+  static const farside::fuzz::TargetDef* const def = [] {
+#ifdef FARSIDE_FUZZ_PARSERS
+    farside::fuzz::AddParserTargets();
+#endif
+    return farside::fuzz::FindTarget(FARSIDE_FUZZ_TARGET);
+  }();
   CHECK(def != nullptr);
   return *def;
 }

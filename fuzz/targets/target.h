@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/bytes.h"
 #include "fuzz/mutator/grammar.h"
@@ -41,6 +43,20 @@ class Target {
   Observer observer_ = nullptr;
 };
 
+// An input that a corpus begins with.
+struct Seed {
+  std::string name;  // Of its file.
+  std::vector<std::byte> input;
+};
+
+// What is known of inputs that are no sessions, for corpora and dictionaries.
+struct InputFacts {
+  // Words worth trying anywhere in an input.
+  std::vector<std::string> (*words)() = nullptr;
+  // `source` is the root of Farside's source tree, where examples lie.
+  std::vector<Seed> (*seeds)(const std::string& source) = nullptr;
+};
+
 struct TargetDef {
   std::string_view name;
   std::string_view help;
@@ -49,10 +65,14 @@ struct TargetDef {
   const Grammar& (*grammar)() = nullptr;
   // Whether its sessions are to reach DMA, interrupts and disks.
   bool has_io = false;
+  InputFacts facts = {};
 };
 
-// A new target is a row here.
+// A new target is a row here, or in fuzz/parsers/ where its libraries are not to weigh on others:
+// those rows are there only after AddParserTargets().
 std::span<const TargetDef> Targets();
+// Before the first Targets() or FindTarget().
+void AddTargets(std::span<const TargetDef> rows);
 // nullptr if there is none of this name.
 const TargetDef* FindTarget(std::string_view name);
 
@@ -61,5 +81,12 @@ std::unique_ptr<Target> MakeNvmeTarget();
 std::unique_ptr<Target> MakeLsiTarget();
 std::unique_ptr<Target> MakeServerTarget();
 std::unique_ptr<Target> MakeClientTarget();
+std::unique_ptr<Target> MakeBlockTarget();
+std::unique_ptr<Target> MakeStateTarget();
+std::unique_ptr<Target> MakeCommandLineTarget();
+std::vector<std::string> StateWords();
+std::vector<Seed> StateSeeds(const std::string& source);
+std::vector<std::string> CommandLineWords();
+std::vector<Seed> CommandLineSeeds(const std::string& source);
 
 }  // namespace farside::fuzz

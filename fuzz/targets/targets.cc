@@ -20,15 +20,33 @@ constexpr TargetDef kTargets[] = {
      &MakeMpqemuServerTarget, &MpqemuServerGrammar, true},
     {"mpqemu_client", "the mpqemu client, with a hostile remote", &MakeMpqemuClientTarget,
      &MpqemuClientGrammar},
+    {"block", "block nodes against a flat copy of what they hold", &MakeBlockTarget, &BlockGrammar},
+    {.name = "state",
+     .help = "saved states, loaded into each device model",
+     .make = &MakeStateTarget,
+     .facts = {&StateWords, &StateSeeds}},
+    {.name = "command_line",
+     .help = "the command line of a device process, an argument a line",
+     .make = &MakeCommandLineTarget,
+     .facts = {&CommandLineWords, &CommandLineSeeds}},
 };
+
+std::vector<TargetDef>& Rows() {
+  static std::vector<TargetDef> rows(std::begin(kTargets), std::end(kTargets));
+  return rows;
+}
 
 }  // namespace
 
-std::span<const TargetDef> Targets() { return kTargets; }
+std::span<const TargetDef> Targets() { return Rows(); }
+
+void AddTargets(std::span<const TargetDef> rows) {
+  Rows().insert(Rows().end(), rows.begin(), rows.end());
+}
 
 const TargetDef* FindTarget(std::string_view name) {
-  const auto found = std::ranges::find(kTargets, name, &TargetDef::name);
-  return found == std::end(kTargets) ? nullptr : found;
+  const auto found = std::ranges::find(Rows(), name, &TargetDef::name);
+  return found == Rows().end() ? nullptr : &*found;
 }
 
 }  // namespace farside::fuzz

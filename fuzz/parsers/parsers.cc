@@ -1,0 +1,37 @@
+#include "fuzz/parsers/parsers.h"
+
+#include <algorithm>
+#include <filesystem>
+
+namespace farside::fuzz {
+
+void AddParserTargets() {
+  static constexpr TargetDef kRows[] = {
+      {.name = "qmp",
+       .help = "what a QMP client sends to vmm-lite",
+       .make = &MakeQmpTarget,
+       .facts = {&QmpWords, &QmpSeeds}},
+      {.name = "scenario",
+       .help = "a scenario's JSON, read and checked",
+       .make = &MakeScenarioTarget,
+       .facts = {&ScenarioWords, &ScenarioSeeds}},
+      {.name = "trace",
+       .help = "a trace, or the pcapng inside one, read twice",
+       .make = &MakeTraceTarget,
+       .facts = {&TraceWords, &TraceSeeds}},
+  };
+  AddTargets(kRows);
+}
+
+std::vector<std::string> FilesBelow(const std::string& directory, const std::string& extension) {
+  std::vector<std::string> files;
+  std::error_code error;  // A folder that is not there has no files.
+  for (std::filesystem::recursive_directory_iterator at(directory, error), end; !error && at != end;
+       at.increment(error)) {
+    if (at->is_regular_file() && at->path().extension() == extension) files.push_back(at->path());
+  }
+  std::ranges::sort(files);
+  return files;
+}
+
+}  // namespace farside::fuzz
