@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fuzz/mutator/grammar.h"
+#include "fuzz/mutator/mpqemu_grammar.h"
 
 namespace farside::fuzz {
 namespace {
