@@ -377,5 +377,27 @@ TEST(RegionRepliesTest, TakesLibvfioUsersLongIoFds) {
   EXPECT_EQ(entries[0].datamatch, 99u);
 }
 
+// Found by reading what the fuzz target client does: it asked 64 Ki times.
+TEST(HostileServerTest, ARegionInfoThatGrowsEachTimeIsAskedForTwice) {
+  int asked = 0;
+  FakeServer server([&](FakeServer& self, Frame& frame) {
+    if (frame.is_reply() || frame.command() != Command::kDeviceGetRegionInfo) return false;
+    ++asked;
+    RegionInfo info;
+    Copy(AsWritableBytes(info), frame.payload.first(sizeof info));
+    info.argsz += 8;
+    self.Reply(frame, info);
+    return true;
+  });
+  {
+    auto client = VfioUserClient::Attach(server.TakeSocket(), {}, nullptr);
+    ASSERT_TRUE(client.has_value());
+    EXPECT_FALSE((*client)->GetRegionInfo(2).has_value());
+    EXPECT_FALSE((*client)->alive());
+  }
+  server.Join();
+  EXPECT_EQ(asked, 2);
+}
+
 }  // namespace
 }  // namespace farside::vfio_user

@@ -138,9 +138,10 @@ Result<DeviceInfo> VfioUserClient::GetInfo() {
   return *decoded;
 }
 
+// What is asked for again is answered in full, or the device would keep its client asking.
 Result<ClientRegion> VfioUserClient::GetRegionInfo(uint32_t region) {
   std::vector<std::byte> data;
-  for (;;) {
+  for (bool again = false;; again = true) {
     RegionInfo info;
     const RegionInfo request{.argsz = static_cast<uint32_t>(sizeof info + data.size()),
                              .index = region};
@@ -155,7 +156,7 @@ Result<ClientRegion> VfioUserClient::GetRegionInfo(uint32_t region) {
       if (!reply.fds.empty()) out.fd = std::move(reply.fds[0]);
       return out;
     }
-    if (info.argsz > kMaxReply || info.argsz <= request.argsz) {
+    if (again || info.argsz > kMaxReply || info.argsz <= request.argsz) {
       return channel_->Die(BrokenReply("DEVICE_GET_REGION_INFO"));
     }
     data.resize(info.argsz - sizeof info);
@@ -164,7 +165,7 @@ Result<ClientRegion> VfioUserClient::GetRegionInfo(uint32_t region) {
 
 Result<ClientIoFds> VfioUserClient::GetRegionIoFds(uint32_t region) {
   std::vector<std::byte> data;
-  for (;;) {
+  for (bool again = false;; again = true) {
     RegionIoFds fixed;
     const RegionIoFds request{.argsz = static_cast<uint32_t>(sizeof fixed + data.size()),
                               .index = region};
@@ -181,7 +182,9 @@ Result<ClientIoFds> VfioUserClient::GetRegionIoFds(uint32_t region) {
       }
       return ClientIoFds{.entries = std::move(*entries), .fds = std::move(reply.fds)};
     }
-    if (argsz > kMaxReply) return channel_->Die(BrokenReply("DEVICE_GET_REGION_IO_FDS"));
+    if (again || argsz > kMaxReply) {
+      return channel_->Die(BrokenReply("DEVICE_GET_REGION_IO_FDS"));
+    }
     data.resize(argsz - sizeof fixed);
   }
 }
