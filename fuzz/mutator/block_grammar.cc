@@ -45,9 +45,10 @@ class Block final : public Grammar {
                                .at = offset,
                                .data = making.RandomBytes(1 + making.Below(64))});
       default:
-        return out->push_back({.kind = Kind::kDisk,
-                               .what = static_cast<uint8_t>(node << 4 | making.Below(4)),
-                               .value = offset << 20 | (making.Below(1 << making.Below(18)))});
+        return out->push_back(
+            {.kind = Kind::kDisk,
+             .what = static_cast<uint8_t>(static_cast<uint64_t>(node) << 4 | making.Below(4)),
+             .value = offset << 20 | (making.Below(1 << making.Below(18)))});
     }
   }
 
@@ -73,7 +74,7 @@ class Block final : public Grammar {
   // Around borders of sectors and pages, and of the disks that the prologue makes.
   static uint64_t Offset(Making& making) {
     if (making.OneIn(40)) return making.Number();
-    const uint64_t unit = making.Pick({512, 4096, 4096, 1});
+    const uint64_t unit = making.Pick({uint64_t{512}, uint64_t{4096}, uint64_t{4096}, uint64_t{1}});
     const uint64_t at = making.Below((128 << 10) / unit + 1) * unit;
     return making.OneIn(3) ? at + making.Below(9) - 4 : at;
   }
