@@ -4,6 +4,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/option_error.h"
 #include "base/options.h"
 #include "process/options.h"
 
@@ -106,7 +107,8 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
         po::command_line_parser(argc, argv).options(all).positional(positional).style(kStyle).run(),
         given);
   } catch (const po::error& error) {
-    return Fail("{}; --help lists what there is", error.what());
+    return Fail("{}; --help lists what there is",
+                OptionErrorText(error, std::span(argv, static_cast<size_t>(argc))));
   }
   CommandLine line;
   if (auto filled = Fill(given, &line); !filled) return tl::unexpected(filled.error());

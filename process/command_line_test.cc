@@ -65,5 +65,13 @@ TEST(CommandLineTest, KeepsArgumentsOfAnyBytesForATrace) {
   EXPECT_NE(arguments[1].find("\xef\xbf\xbd.img"), std::string::npos) << arguments[1];
 }
 
+// Found by the fuzz target command_line: Boost's text for it has no end.
+TEST(CommandLineTest, AnArgumentThatLooksLikeBoostsPlaceholderIsNamed) {
+  const char* const argv[] = {"disk-proc", "%value%') for opti,"};
+  const auto line = ParseCommandLine(2, argv);
+  ASSERT_FALSE(line.has_value());
+  EXPECT_NE(line.error().message.find("%value%"), std::string::npos) << line.error().message;
+}
+
 }  // namespace
 }  // namespace farside

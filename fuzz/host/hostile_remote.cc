@@ -120,9 +120,11 @@ void HostileRemote::Serve(const mpqemu::Frame& frame, bool last) {
   } else if (const auto* write = std::get_if<mpqemu::ConfigWriteRequest>(&*request)) {
     WriteConfig(*write);
   } else if (const auto* in = std::get_if<mpqemu::BarReadRequest>(&*request)) {
-    value = LoadLePartial(Locate(*in));
+    const Bytes at = Locate(*in);
+    if (!at.empty()) value = LoadLePartial(at);
   } else if (const auto* out = std::get_if<mpqemu::BarWriteRequest>(&*request)) {
-    StoreLePartial(Locate(*out), out->value);
+    const Bytes at = Locate(*out);
+    if (!at.empty()) StoreLePartial(at, out->value);
   }
   Reply(AsBytes(value), last);
 }

@@ -1,4 +1,5 @@
 #include "harness/bench/bench_main.h"
+#include "base/option_error.h"
 
 #include <fmt/format.h>
 
@@ -81,7 +82,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
     if (given.count("peer") != 0) options.peer = given["peer"].as<std::string>();
     if (given.count("json") != 0) line.json = given["json"].as<std::string>();
   } catch (const po::error& error) {
-    return Fail("{}; farside bench --help lists what there is", error.what());
+    return Fail("{}; farside bench --help lists what there is", OptionErrorText(error, args));
   }
   line.check = given.count("check") != 0;
   line.help = given.count("help") != 0;

@@ -9,6 +9,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/option_error.h"
 #include "base/options.h"
 #include "harness/cli/command.h"
 #include "harness/cli/signals.h"
@@ -65,7 +66,7 @@ Result<RunOptions> Parse(const Arguments& args) {
     po::store(po::command_line_parser(args).options(all).positional(positional).style(kStyle).run(),
               given);
   } catch (const po::error& error) {
-    return Fail("{}; `farside run --help` lists what there is", error.what());
+    return Fail("{}; `farside run --help` lists what there is", OptionErrorText(error, args));
   }
   RunOptions out;
   const auto text = [&](const char* name) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <sstream>
 
+#include "base/option_error.h"
 #include "base/options.h"
 #include "devices/nvme/registers.h"
 #include "harness/cli/command.h"
@@ -93,7 +94,7 @@ Result<ShellOptions> Parse(const Arguments& args) {
     po::store(po::command_line_parser(own).options(all).positional(none).style(kStyle).run(),
               given);
   } catch (const po::error& error) {
-    return Fail("{}; `farside shell --help` lists what there is", error.what());
+    return Fail("{}; `farside shell --help` lists what there is", OptionErrorText(error, args));
   }
   const auto text = [&](const char* name) {
     return given.count(name) != 0 ? given[name].as<std::string>() : std::string();

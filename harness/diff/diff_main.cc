@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/option_error.h"
 #include "base/options.h"
 #include "harness/diff/differ.h"
 #include "harness/diff/event_list.h"
@@ -115,7 +116,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
             .run(),
         given);
   } catch (const po::error& error) {
-    return Fail("{}; farside diff --help lists what there is", error.what());
+    return Fail("{}; farside diff --help lists what there is", OptionErrorText(error, args));
   }
   CommandLine line;
   line.help = given.count("help") != 0;

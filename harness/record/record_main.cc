@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/epoll_loop.h"
 #include "base/log.h"
+#include "base/option_error.h"
 #include "base/options.h"
 #include "base/version.h"
 #include "devices/server/sigbus.h"
@@ -86,7 +87,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
             .run(),
         given);
   } catch (const po::error& error) {
-    return Fail("{}; farside record --help lists what there is", error.what());
+    return Fail("{}; farside record --help lists what there is", OptionErrorText(error, args));
   }
   CommandLine line;
   line.help = given.count("help") != 0;

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/option_error.h"
 #include "base/options.h"
 #include "harness/replay/replayer.h"
 #include "harness/scenario/remote_process.h"
@@ -127,7 +128,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
       line.replay.timeout_ns = ms * 1'000'000;
     }
   } catch (const po::error& error) {
-    return Fail("{}; farside replay --help lists what there is", error.what());
+    return Fail("{}; farside replay --help lists what there is", OptionErrorText(error, args));
   }
   line.help = given.count("help") != 0;
   line.in_process = given.count("in-process") != 0;

@@ -15,7 +15,6 @@ namespace {
 
 constexpr uint32_t kBars = 6;
 constexpr uint32_t kConfig = 7;
-constexpr uint64_t kNsPerMs = 1'000'000;
 
 json Number(uint64_t number) { return fmt::format("{:#x}", number); }
 

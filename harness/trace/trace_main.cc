@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/option_error.h"
 #include "base/options.h"
 #include "harness/trace/event_file.h"
 #include "harness/trace/event_text.h"
@@ -88,7 +89,7 @@ Result<CommandLine> Parse(const std::vector<std::string>& args) {
     line.data = given.count("data") != 0;
     line.json = given.count("json") != 0;
   } catch (const po::error& error) {
-    return Fail("{}; farside trace --help lists what there is", error.what());
+    return Fail("{}; farside trace --help lists what there is", OptionErrorText(error, args));
   }
   return line;
 }

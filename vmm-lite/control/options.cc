@@ -7,6 +7,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/option_error.h"
 #include "base/options.h"
 #include "base/words.h"
 #include "process/options.h"
@@ -385,7 +386,8 @@ Result<ControlOptions> ParseControlOptions(int argc, const char* const* argv) {
                   .run(),
               given);
   } catch (const po::error& error) {
-    return Fail("{}; -help lists what there is", error.what());
+    return Fail("{}; -help lists what there is",
+                OptionErrorText(error, std::span(argv, static_cast<size_t>(argc))));
   }
   ControlOptions line;
   if (auto filled = Fill(given, &line); !filled) return tl::unexpected(filled.error());
