@@ -357,7 +357,7 @@ void Client::Access(const Event& event) {
   std::vector<std::byte> data(size);
   if (event.kind == Kind::kWriteData) {
     Copy(data, event.data);
-  } else {
+  } else if (!data.empty()) {
     StoreLePartial(data, event.value);
   }
   payload.insert(payload.end(), data.begin(), data.end());

@@ -293,6 +293,11 @@ class Lsi final : public DeviceGrammar {
           static_cast<uint8_t>(making.OneIn(3) ? making.random.Next() >> making.Below(64) : 0);
     }
     command.cdb[1] &= 0x1f;
+    // MODE SENSE: all pages, some, changeable and default values.
+    if ((command.cdb[0] == 0x1a || command.cdb[0] == 0x5a) && !making.OneIn(4)) {
+      command.cdb[2] = static_cast<uint8_t>(
+          making.Pick({0x3fu, 0x3fu, 0x01u, 0x08u, 0x0au, 0x2au}) | making.Below(4) << 6);
+    }
     const bool reads = (command.cdb[0] & 0x1f) == 0x08;
     const bool writes = (command.cdb[0] & 0x1f) == 0x0a || command.cdb[0] == 0x2e;
     if ((reads || writes) && !making.OneIn(4)) {
