@@ -206,7 +206,7 @@ TEST_F(MigrationTest, AClientThatDiesWhileItStopsTheDeviceIsSucceededWhenThatHas
   bench_.Settle();
   client_ = bench_.ConnectReady();
   ASSERT_NE(client_, nullptr);
-  EXPECT_EQ(GetState(), State::kStopCopy) << "the device keeps its state";
+  EXPECT_EQ(GetState(), State::kRunning) << "who stopped it is gone";
 }
 
 // --- The data.
