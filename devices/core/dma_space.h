@@ -57,6 +57,12 @@ class DmaBuffer {
   // In the order of the segments; sums to their sizes.
   std::span<const iovec> iovecs() const { return iovecs_; }
 
+  // Puts what `wrap` makes of the lease in its place, for who adds a rule to it.
+  template <typename Wrap>
+  void WrapLease(Wrap wrap) {
+    if (lease_ != nullptr) lease_ = wrap(std::move(lease_));
+  }
+
   // To be awaited once, after the I/O: for DmaAccess::kWrite it moves bounce memory to its windows.
   // kFault or kCancelled when the memory was not there to the end. Ends the lease.
   Task<DmaStatus> Finish() {

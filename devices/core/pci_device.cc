@@ -227,21 +227,18 @@ Task<DmaStatus> PciDevice::Gate::Write(uint64_t iova, ConstBytes in) {
 // that switches that off while a transfer is under way takes its memory back.
 class PciDevice::Gate::Lease final : public DmaBuffer::Lease {
  public:
-  Lease(PciDevice& device, DmaAccess access, DmaBuffer buffer)
-      : device_(device), access_(access), buffer_(std::move(buffer)) {}
+  Lease(PciDevice& device, std::unique_ptr<DmaBuffer::Lease> lease)
+      : device_(device), lease_(std::move(lease)) {}
 
   Task<DmaStatus> WriteBack() override {
-    const bool writes = access_ == DmaAccess::kWrite;
-    if (writes && !device_.config_.may_master()) co_return DmaStatus::kFault;
-    co_return co_await buffer_.Finish();
+    if (!device_.config_.may_master()) co_return DmaStatus::kFault;
+    co_return co_await lease_->WriteBack();
   }
-  // Finish of the buffer inside looks.
-  bool revoked() const override { return false; }
+  bool revoked() const override { return lease_->revoked(); }
 
  private:
   PciDevice& device_;
-  const DmaAccess access_;
-  DmaBuffer buffer_;
+  const std::unique_ptr<DmaBuffer::Lease> lease_;
 };
 
 Task<DmaStatus> PciDevice::Gate::Map(std::span<const DmaSegment> segments, DmaAccess access,
@@ -254,12 +251,12 @@ Task<DmaStatus> PciDevice::Gate::Map(std::span<const DmaSegment> segments, DmaAc
       co_return DmaStatus::kFault;
     }
   }
-  DmaBuffer inner;
-  const DmaStatus status = co_await device_.env_.dma.Map(segments, access, &inner);
-  if (status != DmaStatus::kOk) co_return status;
-  std::vector<iovec> iovecs(inner.iovecs().begin(), inner.iovecs().end());
-  *buffer =
-      DmaBuffer(std::move(iovecs), std::make_unique<Lease>(device_, access, std::move(inner)));
+  const DmaStatus status = co_await device_.env_.dma.Map(segments, access, buffer);
+  if (status == DmaStatus::kOk && access == DmaAccess::kWrite) {
+    buffer->WrapLease([this](std::unique_ptr<DmaBuffer::Lease> lease) {
+      return std::make_unique<Lease>(device_, std::move(lease));
+    });
+  }
   co_return status;
 }
 
