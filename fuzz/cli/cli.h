@@ -24,9 +24,6 @@ Result<void> WriteFile(const std::string& path, ConstBytes bytes);
 // The files of `paths`, and those of the directories in it, sorted.
 Result<std::vector<std::string>> ListFiles(std::span<const std::string> paths);
 
-// A session of `events` events or a few more, grown piece by piece.
-Session MakeUp(const Grammar& grammar, uint64_t seed, size_t events, Store& store);
-
 // Starts the program again if a sanitizer, which reads its options when a program starts, is to
 // have other ones: stacks with aborts, and for tmin offsets in place of names, which take a second
 // each.

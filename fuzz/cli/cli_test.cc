@@ -12,6 +12,7 @@
 #include "fuzz/cli/cli.h"
 #include "fuzz/host/oracle.h"
 #include "fuzz/mutator/grammar.h"
+#include "fuzz/mutator/mutator.h"
 #include "harness/fuzz/programs.h"
 #include "harness/scenario/child.h"
 
@@ -73,7 +74,7 @@ class Buggy final : public Target {
     bool mapped = false;
     for (size_t i = 0; i < session.events.size(); ++i) {
       const Event& event = session.events[i];
-      if (observer() != nullptr) observer()(NvmeGrammar(), i, event);
+      Tell(NvmeGrammar(), i, event);
       mapped |= event.kind == Kind::kMap;
       const bool hit = event.kind == Kind::kWrite && event.at == 0x14 && (event.value & 8) != 0;
       if (hit) Violate(mapped ? "wanted" : "other", "a seeded bug");

@@ -14,6 +14,7 @@
 #include "fuzz/cli/cli.h"
 #include "fuzz/cli/generic_grammar.h"
 #include "fuzz/cli/player.h"
+#include "fuzz/mutator/mutator.h"
 #include "fuzz/mutator/server_grammar.h"
 #include "fuzz/session/text.h"
 #include "protocol/vfio_user.h"

@@ -9,7 +9,6 @@
 #include <iterator>
 
 #include "base/options.h"
-#include "base/random.h"
 #include "fuzz/cli/cli.h"
 
 namespace farside::fuzz {
@@ -52,21 +51,6 @@ Result<std::vector<std::string>> ListFiles(std::span<const std::string> paths) {
   }
   std::ranges::sort(files);
   return files;
-}
-
-Session MakeUp(const Grammar& grammar, uint64_t seed, size_t events, Store& store) {
-  Random random(Mix64(seed));
-  Making making{random, store};
-  Session session;
-  session.flags = static_cast<uint8_t>(random.Next()) & grammar.flags();
-  if (!random.OneIn(8)) session.flags |= grammar.ready();
-  while (session.events.size() < events) {
-    std::vector<Event> piece;
-    grammar.AddPiece(making, session.events, &piece);
-    session.events.insert(session.events.end(), piece.begin(), piece.end());
-  }
-  session.events.resize(std::min(events, kMaxEvents));
-  return session;
 }
 
 void SetSanitizerOptions(int argc, char** argv) {

@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "fuzz/cli/cli.h"
 #include "fuzz/cli/corpus.h"
+#include "fuzz/mutator/mutator.h"
 #include "fuzz/parsers/parsers.h"
 #include "fuzz/session/text.h"
 #include "fuzz/targets/target.h"

@@ -22,19 +22,17 @@ void Player::Play(const Session& session) {
     Store store;
     std::vector<Event> prologue;
     grammar_.AddPrologue(store, &prologue);
-    Run(prologue, nullptr);
+    Run(prologue, {});
   }
-  Run(session.events, &observer_);
+  Run(session.events, observer_);
   client_.Finish();
   client_.Disconnect();
 }
 
-void Player::Run(std::span<const Event> events, const Observer* observer) {
-  playing_ = events;
-  next_ = 0;
-  observing_ = observer;
-  while (next_ < playing_.size()) {
-    const Event& event = Take();
+void Player::Run(std::span<const Event> events, const Cursor::Observer& observer) {
+  cursor_.Begin(events, observer);
+  while (!cursor_.done()) {
+    const Event& event = cursor_.Take();
     if (event.kind == Kind::kReconnect) {
       client_.Disconnect();
       ExpectServer(by_message_);
@@ -42,25 +40,11 @@ void Player::Run(std::span<const Event> events, const Observer* observer) {
       client_.Execute(event);
     }
   }
-  playing_ = {};
-  next_ = 0;
-}
-
-const Event& Player::Take() {
-  const Event& event = playing_[next_];
-  if (observing_ != nullptr && *observing_) (*observing_)(next_, event);
-  ++next_;
-  return event;
 }
 
 std::optional<Answer> Player::TakeAnswer(DmaAccess access) {
   if (on_access_) on_access_();
-  if (next_ >= playing_.size()) return std::nullopt;
-  const Event& event = playing_[next_];
-  const bool fault = event.kind == Kind::kFault;
-  if (!fault && (event.kind != Kind::kAnswer || access != DmaAccess::kRead)) return std::nullopt;
-  Take();
-  return fault ? Answer{.fault = true} : Answer{.data = event.data};
+  return cursor_.TakeAnswer(access);
 }
 
 }  // namespace farside::fuzz

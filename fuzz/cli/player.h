@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fuzz/host/client.h"
+#include "fuzz/host/cursor.h"
 #include "fuzz/mutator/grammar.h"
 #include "protocol/transport.h"
 
@@ -18,14 +19,11 @@ class Player final : private AnswerSource {
  public:
   // A new connection to the server, or nothing if it takes none any more.
   using Connector = std::function<std::unique_ptr<Transport>()>;
-  // Told of each event before it happens, or before it answers an access.
-  using Observer = std::function<void(size_t index, const Event& event)>;
-
   // `grammar` knows the driver's set-up. All outlive this.
   Player(const Grammar& grammar, Pump& pump, Connector connect)
       : grammar_(grammar), pump_(pump), connect_(std::move(connect)) {}
 
-  void set_observer(Observer observer) { observer_ = std::move(observer); }
+  void set_observer(Cursor::Observer observer) { observer_ = std::move(observer); }
   // Told of each access to memory that is answered at once, before what answers it.
   void set_on_access(std::function<void()> on_access) { on_access_ = std::move(on_access); }
 
@@ -38,18 +36,15 @@ class Player final : private AnswerSource {
 
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;
-  void Run(std::span<const Event> events, const Observer* observer);
-  const Event& Take();
+  void Run(std::span<const Event> events, const Cursor::Observer& observer);
 
   const Grammar& grammar_;
   Pump& pump_;
   const Connector connect_;
-  Observer observer_;
+  Cursor::Observer observer_;
   std::function<void()> on_access_;
   Client client_{pump_, *this};
-  std::span<const Event> playing_;
-  size_t next_ = 0;
-  const Observer* observing_ = nullptr;
+  Cursor cursor_;
   bool by_message_ = false;
 };
 

@@ -94,7 +94,7 @@ class LocalServer final : public Pump {
   explicit LocalServer(std::span<const std::string_view> options) {
     MuteLog();
     slot_.Plug(MakeModel(options, slot_.env(), backends_));
-    for (const auto& disk : backends_.disks()) disk->Begin(false);
+    backends_.BeginDisks(false);
     server_.emplace(slot_);
   }
   ~LocalServer() override {

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "fuzz/host/oracle.h"
+#include "protocol/test_support.h"
 
 namespace farside::fuzz {
 
@@ -25,19 +26,6 @@ constexpr int kMaxLastSteps = 1024;  // Of a server whose client is gone.
 // Bits of a window's `size`.
 constexpr uint8_t kWindowByFd = 1 << 2;
 constexpr uint8_t kWindowOtherReach = 1 << 3;  // Not as the session's other windows.
-
-template <typename T>
-void Append(std::vector<std::byte>& out, const T& object) {
-  const ConstBytes bytes = AsBytes(object);
-  out.insert(out.end(), bytes.begin(), bytes.end());
-}
-
-template <typename... T>
-std::vector<std::byte> Pack(const T&... parts) {
-  std::vector<std::byte> out;
-  (Append(out, parts), ...);
-  return out;
-}
 
 }  // namespace
 
@@ -324,7 +312,7 @@ void Client::Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd) {
                               .size = size};
   const int fd = memory.fd();
   // Noted before it is answered: what it allows may come at once.
-  windows_.push_back({.iova = iova, .size = size, .flags = flags, .by_fd = by_fd});
+  windows_.push_back({.iova = iova, .size = size, .flags = flags});
   const auto reply =
       Call(Command::kDmaMap, AsBytes(map), by_fd ? std::span(&fd, 1) : std::span<const int>());
   if (!reply && held_dma_.empty() && !windows_.empty()) windows_.pop_back();

@@ -93,8 +93,6 @@ class Client {
     uint64_t iova = 0;
     uint64_t size = 0;
     uint32_t flags = 0;
-    bool by_fd = false;
-    bool removed = false;  // DMA that was asked for before may still come.
   };
   struct HeldDma {
     vfio_user::Header header;

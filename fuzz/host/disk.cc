@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/random.h"
+#include "block/iovec_cursor.h"
 #include "devices/testing/yield.h"
 #include "fuzz/host/oracle.h"
 
@@ -96,11 +97,7 @@ Task<IoStatus> Disk::Read(uint64_t offset, std::span<const iovec> iov) {
   if (const int error = co_await Begin("read", offset, block::IovecSize(iov), false); error != 0) {
     co_return IoStatus{error};
   }
-  ConstBytes from = ConstBytes(data_).subspan(offset);
-  for (const iovec& part : iov) {
-    Copy(Bytes(static_cast<std::byte*>(part.iov_base), part.iov_len), from.first(part.iov_len));
-    from = from.subspan(part.iov_len);
-  }
+  block::IovecCursor(iov).Scatter(ConstBytes(data_).subspan(offset, block::IovecSize(iov)));
   co_return IoStatus{};
 }
 
@@ -109,12 +106,7 @@ Task<IoStatus> Disk::Write(uint64_t offset, std::span<const iovec> iov, bool) {
   if (const int error = co_await Begin("write", offset, size, true); error != 0) {
     co_return IoStatus{error};
   }
-  Bytes to = Dirty(offset, size);
-  for (const iovec& part : iov) {
-    Copy(to.first(part.iov_len),
-         ConstBytes(static_cast<const std::byte*>(part.iov_base), part.iov_len));
-    to = to.subspan(part.iov_len);
-  }
+  block::IovecCursor(iov).Gather(Dirty(offset, size));
   co_return IoStatus{};
 }
 

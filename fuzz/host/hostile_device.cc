@@ -15,8 +15,6 @@ using vfio_user::Header;
 
 namespace {
 
-constexpr size_t kPiece = 13;  // Bytes at a time, where they come in pieces.
-
 bool TakesFds(Command command) {
   return command == Command::kVersion || command == Command::kDeviceGetRegionInfo ||
          command == Command::kDeviceGetRegionIoFds;
@@ -31,8 +29,7 @@ bool IsCommand(const Header& header) {
 
 }  // namespace
 
-HostileDevice::HostileDevice(const Windows& windows)
-    : windows_(windows), fd_(MakeMemfd("hostile", 0x4000).value()) {
+HostileDevice::HostileDevice(const Windows& windows) : windows_(windows) {
   for (uint32_t i = 0; i < kRegions; ++i) regions_[i].resize(kRegionSizes[i]);
 }
 
@@ -45,22 +42,16 @@ void HostileDevice::Begin() {
 
 std::unique_ptr<MemoryTransport> HostileDevice::Connect(bool pieces) {
   Disconnect();
-  auto [mine, clients] = MemoryTransport::MakePair();
-  line_ = std::move(mine);
-  client_end_ = clients.get();
   reader_ = std::make_unique<vfio_user::FrameReader>(
       vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
-  pieces_ = pieces;
   broken_ = unsure_ = false;
   max_transfer_ = vfio_user::kDefaultMaxDataXferSize;
-  return std::move(clients);
+  return line_.Connect(pieces);
 }
 
 void HostileDevice::Disconnect() {
-  line_.reset();
-  client_end_ = nullptr;
+  line_.Close();
   reader_.reset();
-  out_.clear();
   asked_.clear();
   late_.reset();
 }
@@ -75,7 +66,7 @@ void HostileDevice::Release() {
   while (!queue_.empty()) {
     const Event event = queue_.front();
     queue_.pop_front();
-    if (line_ != nullptr) Play(event);
+    if (line_.connected()) Play(event);
   }
 }
 
@@ -87,7 +78,7 @@ void HostileDevice::Play(const Event& event) {
     case Kind::kDeviceFrame:
       return SendFrame(event);
     case Kind::kHangUp:
-      out_.push_back({.hang_up = true});
+      line_.HangUp();
       broken_ = true;
       return;
     default:
@@ -107,7 +98,7 @@ void HostileDevice::SendDma(const Event& event, bool writes) {
   } else {
     Expect(header, payload);
   }
-  Put(header, payload, 0);
+  line_.Put(AsBytes(header), payload, 0);
 }
 
 void HostileDevice::SendFrame(const Event& event) {
@@ -137,58 +128,25 @@ void HostileDevice::SendFrame(const Event& event) {
       broken_ = true;
     }
   }
-  out_.push_back({.bytes = {event.data.begin(), event.data.end()}, .fds = fds});
-}
-
-void HostileDevice::Put(const Header& header, ConstBytes payload, size_t fds) {
-  const ConstBytes head = AsBytes(header);
-  Piece piece{.bytes = {head.begin(), head.end()}, .fds = fds};
-  piece.bytes.insert(piece.bytes.end(), payload.begin(), payload.end());
-  out_.push_back(std::move(piece));
-}
-
-void HostileDevice::SendPiece() {
-  while (!out_.empty() && line_ != nullptr) {
-    Piece& piece = out_.front();
-    if (piece.hang_up) {
-      line_.reset();
-      out_.clear();
-      return;
-    }
-    const size_t size = pieces_ ? std::min(kPiece, piece.bytes.size()) : piece.bytes.size();
-    const std::vector<int> fds(piece.fds, fd_.get());
-    line_->Send(ConstBytes(piece.bytes).first(size), fds);
-    piece.fds = 0;
-    piece.bytes.erase(piece.bytes.begin(), piece.bytes.begin() + static_cast<ptrdiff_t>(size));
-    if (piece.bytes.empty()) out_.pop_front();
-    if (pieces_) return;
-  }
+  line_.Put(event.data, {}, fds);
 }
 
 // What comes from it.
 
 bool HostileDevice::Step() {
-  if (line_ == nullptr) return false;
-  const auto filled = reader_->Fill(*line_);
-  const bool came = filled && *filled == FillStatus::kData;
-  if (came) {
-    std::vector<Frame> frames;
-    for (;;) {
-      auto frame = reader_->Next();
-      if (!frame) Violation("framing", "the client sent no message: {}", frame.error().message);
-      if (!*frame) break;
-      frames.push_back(std::move(**frame));
-    }
+  if (!line_.connected()) return false;
+  auto frames = line_.Receive(*reader_);
+  if (frames) {
     outstanding_.clear();
-    for (const Frame& frame : frames) {
+    for (const Frame& frame : *frames) {
       if (!frame.is_reply() && !frame.no_reply()) outstanding_.push_back(frame.header.message_id);
     }
-    for (Frame& frame : frames) Serve(frame);
+    for (Frame& frame : *frames) Serve(frame);
     if (late_) answered_[late_->answer].outcome = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
     late_.reset();
   }
-  const bool more = came || !out_.empty();
-  SendPiece();
+  const bool more = frames.has_value() || !line_.sent();
+  line_.SendSome();
   return more;
 }
 
@@ -325,7 +283,7 @@ void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds
   }
   SendReply(request, message, &answer);
   if (how == Spoiling::kTwice) {
-    Put(message.header, message.payload, message.fds);
+    line_.Put(AsBytes(message.header), message.payload, message.fds);
     broken_ = true;
   }
   if (!late_) return;
@@ -386,7 +344,7 @@ void HostileDevice::SendReply(const Frame& request, const Message& message, Answ
   answer->payload = message.payload;
   const uint32_t error = message.header.error;
   answer->error = error == 0 || error > 4095 ? EIO : static_cast<int>(error);
-  Put(message.header, message.payload, message.fds);
+  line_.Put(AsBytes(message.header), message.payload, message.fds);
 }
 
 Outcome HostileDevice::Judge(const Frame& request, const Message& message) {

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/fd.h"
+#include "fuzz/host/hostile_line.h"
 #include "fuzz/session/event.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
@@ -69,7 +69,7 @@ class HostileDevice {
   // What is queued is sent without a request.
   void Release();
   // Nothing is on its way to the client.
-  bool quiet() const { return line_ == nullptr || (out_.empty() && client_end_->pending() == 0); }
+  bool quiet() const { return line_.quiet(); }
 
   // Since BeginCall.
   void BeginCall() { answered_.clear(); }
@@ -87,11 +87,6 @@ class HostileDevice {
   ConstBytes region(uint32_t index) const { return regions_[index]; }
 
  private:
-  struct Piece {
-    std::vector<std::byte> bytes = {};
-    size_t fds = 0;
-    bool hang_up = false;
-  };
   struct Message {
     vfio_user::Header header;
     std::vector<std::byte> payload = {};
@@ -123,8 +118,6 @@ class HostileDevice {
   void SendReply(const vfio_user::Frame& request, const Message& message, Answered* answer);
   Outcome Judge(const vfio_user::Frame& request, const Message& message);
   Outcome JudgePayload(const vfio_user::Frame& request, ConstBytes payload, bool as_made) const;
-  void Put(const vfio_user::Header& header, ConstBytes payload, size_t fds);
-  void SendPiece();
 
   // The honest device.
   static void ResetConfig(Bytes config);
@@ -138,16 +131,12 @@ class HostileDevice {
   void AnswerFeature(const vfio_user::Frame& frame, const vfio_user::DeviceFeatureRequest& request);
 
   const Windows& windows_;
-  UniqueFd fd_;  // What is passed, as often as it takes.
-  std::unique_ptr<MemoryTransport> line_;
-  MemoryTransport* client_end_ = nullptr;
+  HostileLine line_{13};
   std::unique_ptr<vfio_user::FrameReader> reader_;
-  bool pieces_ = false;
   std::array<std::vector<std::byte>, kRegions> regions_;
 
   std::deque<Event> queue_;      // Of the session's, all but its replies.
   std::deque<Event> spoilings_;  // Its replies.
-  std::deque<Piece> out_;
   struct Late {
     vfio_user::Frame request;  // Without payload and fds.
     Message message;

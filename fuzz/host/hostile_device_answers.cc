@@ -7,6 +7,7 @@
 #include "devices/core/pci_registers.h"
 #include "fuzz/host/hostile_device.h"
 #include "fuzz/host/oracle.h"
+#include "protocol/test_support.h"
 
 namespace farside::fuzz {
 
@@ -19,14 +20,6 @@ constexpr std::string_view kVersionText =
 constexpr uint32_t kMappedRegion = 2;    // Which has areas to map, and an fd.
 constexpr uint32_t kDoorbellRegion = 0;  // Which has io fds.
 constexpr uint32_t kPieceOfState = 100;  // Bytes of it that come at once.
-
-template <typename... T>
-std::vector<std::byte> Pack(const T&... parts) {
-  std::vector<std::byte> out;
-  const auto add = [&](ConstBytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
-  (add(AsBytes(parts)), ...);
-  return out;
-}
 
 // Bits of BARs 0 to 5 that a guest can write, and those that are always set.
 constexpr uint32_t kBarWritable[] = {0xffff'c000, 0xffff'ffff, 0xffff'e000, 0, 0, 0};

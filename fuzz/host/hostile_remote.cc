@@ -12,12 +12,11 @@ using mpqemu::Command;
 
 namespace {
 
-constexpr size_t kPiece = 11;  // Bytes at a time, where they come in pieces.
 constexpr uint64_t kPage = 4096;
 
 }  // namespace
 
-HostileRemote::HostileRemote() : fd_(MakeMemfd("hostile", kPage).value()) {
+HostileRemote::HostileRemote() {
   for (size_t i = 0; i < bars_.size(); ++i) bars_[i].resize(kBarSizes[i]);
 }
 
@@ -34,18 +33,14 @@ void HostileRemote::Begin() {
 
 std::unique_ptr<MemoryTransport> HostileRemote::Connect(bool pieces) {
   Disconnect();
-  auto [mine, clients] = MemoryTransport::MakePair();
-  line_ = std::move(mine);
   reader_ = std::make_unique<mpqemu::FrameReader>(mpqemu::kMaxFrame);
-  pieces_ = pieces;
   broken_ = unsure_ = altered_ = false;
-  return std::move(clients);
+  return line_.Connect(pieces);
 }
 
 void HostileRemote::Disconnect() {
-  line_.reset();
+  line_.Close();
   reader_.reset();
-  out_.clear();
 }
 
 void HostileRemote::Queue(const Event& event) {
@@ -54,50 +49,24 @@ void HostileRemote::Queue(const Event& event) {
 
 void HostileRemote::Play(const Event& event) {
   if (event.kind == Kind::kHangUp) {
-    out_.push_back({.hang_up = true});
+    line_.HangUp();
     broken_ = true;
   } else if (event.kind == Kind::kDeviceFrame && !event.data.empty()) {
     // Whatever it is, it may be taken for a reply.
     unsure_ = true;
-    out_.push_back({.bytes = {event.data.begin(), event.data.end()}, .fds = event.size % 20u});
+    line_.Put(event.data, {}, event.size % 20u);
   }
 }
 
 bool HostileRemote::Step() {
-  if (line_ == nullptr) return false;
-  const auto filled = reader_->Fill(*line_);
-  const bool came = filled && *filled == FillStatus::kData;
-  if (came) {
-    std::vector<mpqemu::Frame> frames;
-    for (;;) {
-      auto frame = reader_->Next();
-      if (!frame) Violation("framing", "the client sent no message: {}", frame.error().message);
-      if (!*frame) break;
-      frames.push_back(std::move(**frame));
-    }
-    for (size_t i = 0; i < frames.size(); ++i) Serve(frames[i], i + 1 == frames.size());
+  if (!line_.connected()) return false;
+  const auto frames = line_.Receive(*reader_);
+  if (frames) {
+    for (size_t i = 0; i < frames->size(); ++i) Serve((*frames)[i], i + 1 == frames->size());
   }
-  const bool more = came || !out_.empty();
-  SendPiece();
+  const bool more = frames.has_value() || !line_.sent();
+  line_.SendSome();
   return more;
-}
-
-void HostileRemote::SendPiece() {
-  while (!out_.empty() && line_ != nullptr) {
-    Piece& piece = out_.front();
-    if (piece.hang_up) {
-      line_.reset();
-      out_.clear();
-      return;
-    }
-    const size_t size = pieces_ ? std::min(kPiece, piece.bytes.size()) : piece.bytes.size();
-    const std::vector<int> fds(piece.fds, fd_.get());
-    line_->Send(ConstBytes(piece.bytes).first(size), fds);
-    piece.fds = 0;
-    piece.bytes.erase(piece.bytes.begin(), piece.bytes.begin() + static_cast<ptrdiff_t>(size));
-    if (piece.bytes.empty()) out_.pop_front();
-    if (pieces_) return;
-  }
 }
 
 void HostileRemote::Serve(const mpqemu::Frame& frame, bool last) {
@@ -215,10 +184,7 @@ void HostileRemote::Reply(ConstBytes made, bool last) {
     }
     answer.value = payload.size() == sizeof(uint64_t) ? LoadLe<uint64_t>(payload) : 0;
     altered_ = altered_ || !std::ranges::equal(payload, made);
-    const ConstBytes head = AsBytes(header);
-    Piece piece{.bytes = {head.begin(), head.end()}, .fds = fds};
-    piece.bytes.insert(piece.bytes.end(), payload.begin(), payload.end());
-    out_.push_back(std::move(piece));
+    line_.Put(AsBytes(header), payload, fds);
   }
   if (broken_) answer.outcome = Outcome::kEnd;
   if (unsure_) answer.outcome = Outcome::kUnsure;
@@ -246,14 +212,10 @@ bool HostileRemote::Alter(const Event& event, mpqemu::Header& header,
       Copy(Bytes(payload).first(size), event.data.first(size));
       return true;
     }
-    case Spoiling::kTwice: {
-      const ConstBytes head = AsBytes(header);
-      Piece piece{.bytes = {head.begin(), head.end()}};
-      piece.bytes.insert(piece.bytes.end(), payload.begin(), payload.end());
-      out_.push_back(std::move(piece));
+    case Spoiling::kTwice:
+      line_.Put(AsBytes(header), payload, 0);
       unsure_ = true;
       return true;
-    }
     case Spoiling::kNever:
     case Spoiling::kLate:
       if (!last) unsure_ = true;

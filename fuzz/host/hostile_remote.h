@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "base/fd.h"
+#include "fuzz/host/hostile_line.h"
 #include "fuzz/session/event.h"
 #include "protocol/mpqemu_codec.h"
 #include "protocol/transport.h"
@@ -49,18 +49,11 @@ class HostileRemote {
  private:
   static constexpr std::array<uint32_t, 3> kBarSizes = {0x100, 0x400, 0x2000};
 
-  struct Piece {
-    std::vector<std::byte> bytes = {};
-    size_t fds = 0;
-    bool hang_up = false;
-  };
-
   void Serve(const mpqemu::Frame& frame, bool last);
   void Play(const Event& event);
   void Reply(ConstBytes made, bool last);
   bool Alter(const Event& event, mpqemu::Header& header, std::vector<std::byte>& payload,
              size_t& fds, bool last);
-  void SendPiece();
 
   // The honest remote.
   uint64_t ReadConfig(const mpqemu::ConfigAccess& access) const;
@@ -68,15 +61,12 @@ class HostileRemote {
   Bytes Locate(const mpqemu::BarAccess& access);
   void CheckMemory(const mpqemu::SyncSysmem& table, size_t fds) const;
 
-  UniqueFd fd_;
-  std::unique_ptr<MemoryTransport> line_;
+  HostileLine line_{11};
   std::unique_ptr<mpqemu::FrameReader> reader_;
-  bool pieces_ = false;
   std::array<std::byte, mpqemu::kConfigSize> config_;
   std::array<std::vector<std::byte>, kBarSizes.size()> bars_;
   std::deque<Event> queue_;
   std::deque<Event> spoilings_;
-  std::deque<Piece> out_;
   std::vector<Answered> answered_;
   bool broken_ = false;
   bool unsure_ = false;

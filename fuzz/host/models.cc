@@ -1,5 +1,6 @@
 #include "fuzz/host/models.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -20,6 +21,30 @@ Result<scsi::Bus*> ModelBackends::FindScsiBus(std::string_view) {
 }
 
 void ModelBackends::OfferScsiBus(std::string_view, scsi::Bus& bus) { bus_ = &bus; }
+
+void ModelBackends::BeginDisks(bool deferred) {
+  for (const auto& disk : disks_) disk->Begin(deferred);
+}
+
+void ModelBackends::ReleaseDisks() {
+  for (const auto& disk : disks_) disk->ReleaseAll();
+}
+
+void ModelBackends::Act(const Event& event) {
+  const auto action =
+      static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount));
+  disks_[event.what / 16 % disks_.size()]->Act(action, event.value);
+}
+
+uint64_t ModelBackends::requests() const {
+  uint64_t sum = 0;
+  for (const auto& disk : disks_) sum += disk->requests();
+  return sum;
+}
+
+bool ModelBackends::in_flight() const {
+  return std::ranges::any_of(disks_, [](const auto& disk) { return disk->in_flight() != 0; });
+}
 
 std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, DeviceEnv env,
                                   ModelBackends& backends) {

@@ -23,7 +23,13 @@ class ModelBackends final : public Backends {
   Result<scsi::Bus*> FindScsiBus(std::string_view name) override;
   void OfferScsiBus(std::string_view name, scsi::Bus& bus) override;
 
-  std::span<const std::unique_ptr<Disk>> disks() const { return disks_; }
+  // All disks as a new session finds them; see Disk.
+  void BeginDisks(bool deferred);
+  void ReleaseDisks();
+  // A kDisk event: an action in the low bits of `what`, a disk in the high ones.
+  void Act(const Event& event);
+  uint64_t requests() const;  // Of all, since BeginDisks.
+  bool in_flight() const;
 
  private:
   Loop& loop_;

@@ -2,21 +2,14 @@
 
 #include <malloc.h>
 
-#include <filesystem>
-#include <iterator>
-
 #include "fuzz/host/oracle.h"
+#include "protocol/test_support.h"
 
 // AddressSanitizer's; mallinfo2 knows nothing of its allocator.
 extern "C" __attribute__((weak)) size_t __sanitizer_get_current_allocated_bytes();
 
 namespace farside::fuzz {
 namespace {
-
-size_t OpenFds() {
-  return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
-                                           std::filesystem::directory_iterator()));
-}
 
 uint64_t HeapBytes() {
   if (&__sanitizer_get_current_allocated_bytes != nullptr) {
@@ -29,7 +22,7 @@ uint64_t HeapBytes() {
 }  // namespace
 
 ProcessWatch::ProcessWatch(bool counts_fds)
-    : counts_fds_(counts_fds), fds_(counts_fds ? OpenFds() : 0), heap_(HeapBytes()) {}
+    : counts_fds_(counts_fds), fds_(counts_fds ? CountOpenFds() : 0), heap_(HeapBytes()) {}
 
 void ProcessWatch::CheckMemory() const {
   const uint64_t now = HeapBytes();
@@ -39,7 +32,7 @@ void ProcessWatch::CheckMemory() const {
 
 void ProcessWatch::CheckFds() const {
   if (!counts_fds_) return;
-  const size_t now = OpenFds();
+  const ptrdiff_t now = CountOpenFds();
   if (now == fds_) return;
   Violation("fd-growth", "{} fds were open before the session, {} are after it", fds_, now);
 }

@@ -24,7 +24,7 @@ class ProcessWatch {
 
  private:
   const bool counts_fds_;
-  const size_t fds_;
+  const ptrdiff_t fds_;
   const uint64_t heap_;  // In bytes.
 };
 

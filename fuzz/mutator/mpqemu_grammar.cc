@@ -7,19 +7,12 @@
 #include "fuzz/host/host.h"
 #include "fuzz/mutator/client_events.h"
 #include "protocol/mpqemu.h"
+#include "protocol/test_support.h"
 
 namespace farside::fuzz {
 namespace {
 
 using mpqemu::Command;
-
-template <typename... T>
-std::vector<std::byte> Pack(const T&... parts) {
-  std::vector<std::byte> out;
-  const auto add = [&](ConstBytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
-  (add(AsBytes(parts)), ...);
-  return out;
-}
 
 Event Window(Making& making) {
   const uint64_t base = making.Pick({Host::kBase, Host::kHighBase, uint64_t{0x20'0000}});

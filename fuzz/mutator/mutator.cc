@@ -174,4 +174,19 @@ size_t CrossOver(const Grammar&, ConstBytes a, ConstBytes b, Bytes out, uint64_t
   return Put(std::move(first), out);
 }
 
+Session MakeUp(const Grammar& grammar, uint64_t seed, size_t events, Store& store) {
+  Random random(Mix64(seed));
+  Making making{random, store};
+  Session session;
+  session.flags = static_cast<uint8_t>(random.Next()) & grammar.flags();
+  if (!random.OneIn(8)) session.flags |= grammar.ready();
+  while (session.events.size() < events) {
+    std::vector<Event> piece;
+    grammar.AddPiece(making, session.events, &piece);
+    session.events.insert(session.events.end(), piece.begin(), piece.end());
+  }
+  session.events.resize(std::min(events, kMaxEvents));
+  return session;
+}
+
 }  // namespace farside::fuzz

@@ -16,4 +16,7 @@ size_t Mutate(const Grammar& grammar, Bytes data, size_t size, uint64_t seed);
 // Puts a session into `out` that begins as `a` and goes on with events of `b`.
 size_t CrossOver(const Grammar& grammar, ConstBytes a, ConstBytes b, Bytes out, uint64_t seed);
 
+// A session of `events` events, grown piece by piece. The same seed gives the same.
+Session MakeUp(const Grammar& grammar, uint64_t seed, size_t events, Store& store);
+
 }  // namespace farside::fuzz

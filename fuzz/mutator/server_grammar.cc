@@ -6,6 +6,7 @@
 
 #include "fuzz/host/host.h"
 #include "fuzz/mutator/grammar.h"
+#include "protocol/test_support.h"
 #include "protocol/vfio_user.h"
 #include "protocol/vfio_user_extensions.h"
 
@@ -13,14 +14,6 @@ namespace farside::fuzz {
 namespace {
 
 using vfio_user::Command;
-
-template <typename... T>
-std::vector<std::byte> Pack(const T&... parts) {
-  std::vector<std::byte> out;
-  const auto add = [&](ConstBytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
-  (add(AsBytes(parts)), ...);
-  return out;
-}
 
 uint32_t Small(Making& making, uint64_t usual) {
   return static_cast<uint32_t>(making.OneIn(4) ? making.Number() : making.Below(usual));

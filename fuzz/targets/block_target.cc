@@ -64,7 +64,7 @@ void BlockTarget::Run(ConstBytes input) {
     for (const Event& event : prologue) Execute(event);
   }
   for (size_t i = 0; i < session_.events.size(); ++i) {
-    if (observer() != nullptr) observer()(grammar, i, session_.events[i]);
+    Tell(grammar, i, session_.events[i]);
     Execute(session_.events[i]);
   }
   // All that was written is still there at the end.

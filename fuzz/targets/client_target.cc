@@ -48,8 +48,7 @@ ClientTarget::ClientTarget(MakeSubject make)
 ClientTarget::~ClientTarget() = default;
 
 void ClientTarget::Run(ConstBytes input) {
-  const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 ||
-                           observer() != nullptr);
+  const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
   std::ranges::fill(memory_, std::byte{0xa5});
   faults_ = 0;
@@ -67,7 +66,7 @@ void ClientTarget::Play() {
   bool attached = false;
   for (size_t i = 0; i < session_.events.size(); ++i) {
     const Event& event = session_.events[i];
-    if (observer() != nullptr) observer()(ClientGrammar(), i, event);
+    Tell(ClientGrammar(), i, event);
     // What the device does first, it does to VERSION.
     if (!attached && event.kind < Kind::kReply) {
       attached = true;

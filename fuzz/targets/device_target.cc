@@ -38,7 +38,7 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
   grammar_.AddPrologue(store, &prologue.events);
   host_.Begin(false, false);
   reflected_.emplace();
-  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  backends_.BeginDisks(false);
   Play(prologue.events);
   RunTurns(loop_, Snapshots::kMaxTurns);
   snapshots_->TakeReady();
@@ -54,7 +54,7 @@ void DeviceTarget::Run(ConstBytes input) {
   Decode(input, &session_);
   snapshots_->GoBack(session_.ready());
   host_.Begin(session_.by_message(), session_.own_table());
-  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  backends_.BeginDisks(session_.by_message());
   reflect_.reset();
   reflected_.emplace();
   turns_left_ = kMaxTurns;
@@ -67,25 +67,18 @@ void DeviceTarget::Run(ConstBytes input) {
   ++tally_.sessions;
   tally_.with_dma += host_.counts().completed != 0;
   tally_.with_interrupts += host_.counts().interrupts != 0;
-  tally_.with_io += std::ranges::any_of(backends_.disks(),
-                                        [](const auto& disk) { return disk->requests() != 0; });
+  tally_.with_io += backends_.requests() != 0;
   Reset();
-  if (tally_.sessions % kCompareEvery == 1 || observer() != nullptr) snapshots_->ExpectFresh();
+  if (compares()) snapshots_->ExpectFresh();
   witness_.Check();
 }
 
 void DeviceTarget::Play(std::span<const Event> events) {
-  playing_ = events;
-  next_ = 0;
-  while (next_ < playing_.size()) {
-    const Event& event = playing_[next_];
-    if (observer() != nullptr) observer()(grammar_, next_, event);
-    ++next_;
-    Execute(event);
+  cursor_.Begin(events, Teller(grammar_));
+  while (!cursor_.done()) {
+    Execute(cursor_.Take());
     Settle(kQuantum);
   }
-  playing_ = {};
-  next_ = 0;
 }
 
 // A device that is never idle, as one with a script that loops, goes on one turn an event when it
@@ -99,33 +92,24 @@ void DeviceTarget::Settle(size_t turns) {
 }
 
 std::optional<Answer> DeviceTarget::TakeAnswer(DmaAccess access) {
-  if (next_ >= playing_.size()) return std::nullopt;
-  const auto take = [&]() -> const Event& {
-    const Event& event = playing_[next_];
-    if (observer() != nullptr) observer()(grammar_, next_, event);
-    ++next_;
-    return event;
-  };
-  if (playing_[next_].kind == Kind::kFault) {
-    take();
-    return Answer{.fault = true};
-  }
-  if (access != DmaAccess::kRead) return std::nullopt;
-  const bool reflects = playing_[next_].kind == Kind::kReflect && next_ + 1 < playing_.size() &&
-                        playing_[next_ + 1].kind == Kind::kAnswer;
-  if (reflects) reflect_ = take();
-  if (playing_[next_].kind != Kind::kAnswer) return std::nullopt;
-  return Answer{.data = Reflected(take().data, *reflected_)};
+  const Event* const next = cursor_.Peek();
+  const Event* const behind = cursor_.Peek(1);
+  const bool reflects = next != nullptr && next->kind == Kind::kReflect && behind != nullptr &&
+                        behind->kind == Kind::kAnswer;
+  if (reflects && access == DmaAccess::kRead) reflect_ = cursor_.Take();
+  auto answer = cursor_.TakeAnswer(access);
+  if (answer) answer->data = Reflected(answer->data);
+  return answer;
 }
 
 // The pointer of a reflection takes the place of what is in `data`.
-ConstBytes DeviceTarget::Reflected(ConstBytes data, Store& store) {
+ConstBytes DeviceTarget::Reflected(ConstBytes data) {
   if (!reflect_ || data.size() < 4) return data;
   const Event reflect = *std::exchange(reflect_, std::nullopt);
   const uint64_t address = host_.BarAddress(reflect.what % kBarCount) + reflect.at;
   const size_t width = data.size() % 8 == 0 ? 8 : 4;
   const size_t at = reflect.size / 4 * 4 % (data.size() / width * width);
-  const Bytes copy = store.Add(data.size());
+  const Bytes copy = reflected_->Add(data.size());
   Copy(copy, data);
   StoreLePartial(copy.subspan(at, std::min(width, copy.size() - at)), address);
   return copy;
@@ -138,7 +122,7 @@ void DeviceTarget::Execute(const Event& event) {
     case Kind::kWriteData:
       return Access(event);
     case Kind::kMemory:
-      return host_.WriteMemory(event.at, Reflected(event.data, *reflected_));
+      return host_.WriteMemory(event.at, Reflected(event.data));
     case Kind::kMap:
       if (host_.AddWindow(event.at, event.value, (event.size & 1) != 0, (event.size & 2) != 0)) {
         device_->OnDmaChanged();
@@ -167,7 +151,7 @@ void DeviceTarget::Execute(const Event& event) {
       return;
     case Kind::kAnswer:
       // Nobody asked, unless it waits.
-      return host_.Release({.data = Reflected(event.data, *reflected_)});
+      return host_.Release({.data = Reflected(event.data)});
     case Kind::kFault:
       return host_.Release({.fault = true});
     case Kind::kHold:
@@ -175,13 +159,8 @@ void DeviceTarget::Execute(const Event& event) {
     case Kind::kReflect:
       reflect_ = event;
       return;
-    case Kind::kDisk: {
-      const auto disks = backends_.disks();
-      const auto action =
-          static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount));
-      disks[event.what / 16 % disks.size()]->Act(action, event.value);
-      return;
-    }
+    case Kind::kDisk:
+      return backends_.Act(event);
     case Kind::kIrqs:
     case Kind::kFrame:
     case Kind::kReply:
@@ -210,7 +189,7 @@ void DeviceTarget::Access(const Event& event) {
   // Of just the size, so that a sanitizer sees who writes past it.
   const auto out = std::make_unique<std::byte[]>(width);
   device_->ReadRegion(region, event.at, Bytes(out.get(), width));
-  if (observer() != nullptr) {
+  if (observed()) {
     fmt::print("       = {:#x}\n", LoadLePartial(ConstBytes(out.get(), width)));
   }
 }
@@ -225,7 +204,7 @@ void DeviceTarget::Reset() {
 
 void DeviceTarget::LetEverythingGoOn() {
   host_.ReleaseAll();
-  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  backends_.ReleaseDisks();
 }
 
 void DeviceTarget::SaveLoad(const Event& event) {

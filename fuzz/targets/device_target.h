@@ -10,6 +10,7 @@
 
 #include "base/loop.h"
 #include "devices/core/device.h"
+#include "fuzz/host/cursor.h"
 #include "fuzz/host/host.h"
 #include "fuzz/host/models.h"
 #include "fuzz/host/snapshots.h"
@@ -37,8 +38,6 @@ class DeviceTarget final : public Target, private AnswerSource {
   static constexpr size_t kQuantum = 64;
   // That a session gets in all: a script may be endless.
   static constexpr size_t kMaxTurns = 160;
-  // Every so many sessions the state is compared with a new device's.
-  static constexpr uint64_t kCompareEvery = 256;
 
   DeviceTarget(const Grammar& grammar, const ModelFacts& facts);
   ~DeviceTarget() override;
@@ -56,7 +55,7 @@ class DeviceTarget final : public Target, private AnswerSource {
   void Reset();
   void LetEverythingGoOn();
   void CheckReadOnlyBits();
-  ConstBytes Reflected(ConstBytes data, Store& store);
+  ConstBytes Reflected(ConstBytes data);
 
   const Grammar& grammar_;
   const ModelFacts facts_;
@@ -71,8 +70,7 @@ class DeviceTarget final : public Target, private AnswerSource {
   std::vector<std::byte> fresh_config_;
 
   Session session_;
-  std::span<const Event> playing_;
-  size_t next_ = 0;
+  Cursor cursor_;
   size_t turns_left_ = kMaxTurns;
   std::optional<Event> reflect_;
   std::optional<Store> reflected_;

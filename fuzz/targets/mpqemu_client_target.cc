@@ -37,14 +37,13 @@ MpqemuClientTarget::MpqemuClientTarget(MakeSubject make)
 }
 
 void MpqemuClientTarget::Run(ConstBytes input) {
-  const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 ||
-                           observer() != nullptr);
+  const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
   remote_.Begin();
   bool attached = false;
   for (size_t i = 0; i < session_.events.size(); ++i) {
     const Event& event = session_.events[i];
-    if (observer() != nullptr) observer()(MpqemuClientGrammar(), i, event);
+    Tell(MpqemuClientGrammar(), i, event);
     if (!attached && event.kind < Kind::kReply) {
       attached = true;
       Attach();

@@ -10,8 +10,7 @@
 namespace farside::fuzz {
 namespace {
 
-// Of the loop, when a session ends: a script may be endless, and a turn of one has 4096
-// instructions.
+// Of the loop, when a session ends: a script may be endless.
 constexpr size_t kTurns = 64;
 constexpr size_t kTurnsOfStep = 8;
 
@@ -22,7 +21,7 @@ MpqemuServerTarget::MpqemuServerTarget() {
   slot_.Plug(MakeModel(kLsiOptions, slot_.env(), backends_));
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
-  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  backends_.BeginDisks(false);
   // The prologue by message, as a driver has it.
   Session prologue;
   Store store;
@@ -55,12 +54,8 @@ void MpqemuServerTarget::Disconnect() {
   wire_ = nullptr;
   Step();
   if (server_->connected()) Violation("answered", "the server does not see that its proxy is gone");
-  ReleaseDisks();
+  backends_.ReleaseDisks();
   RunTurns(*loop_, kTurns);
-}
-
-void MpqemuServerTarget::ReleaseDisks() {
-  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
 }
 
 bool MpqemuServerTarget::Step() {
@@ -80,29 +75,23 @@ BarPlaces::Place MpqemuServerTarget::BarPlace(uint32_t bar) const {
   return {.address = value & ~(io ? pci::kBarIoFlags : pci::kBarMemoryFlags), .memory = !io};
 }
 
-uint64_t MpqemuServerTarget::requests() const {
-  uint64_t sum = 0;
-  for (const auto& disk : backends_.disks()) sum += disk->requests();
-  return sum;
-}
-
 void MpqemuServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
   snapshots_->GoBack(session_.ready());
-  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  backends_.BeginDisks(session_.by_message());
   Connect();
   Play(session_.events);
-  ReleaseDisks();
+  backends_.ReleaseDisks();
   RunTurns(*loop_, kTurns);
   proxy_.Finish();
   loop_->RunOnce(0);
 
   ++tally_.sessions;
-  tally_.with_dma += requests() != 0;
-  tally_.with_io += requests() != 0;
+  tally_.with_dma += backends_.requests() != 0;
+  tally_.with_io += backends_.requests() != 0;
   tally_.with_interrupts += proxy_.interrupts() != 0;
   Disconnect();
-  if (tally_.sessions % 256 == 1 || observer() != nullptr) {
+  if (compares()) {
     snapshots_->ExpectFresh();
   } else {
     snapshots_->GoBack(false);  // The witness is alone then.
@@ -112,20 +101,17 @@ void MpqemuServerTarget::Run(ConstBytes input) {
 
 void MpqemuServerTarget::Play(std::span<const Event> events) {
   for (size_t i = 0; i < events.size(); ++i) {
-    if (observer() != nullptr) observer()(MpqemuServerGrammar(), i, events[i]);
+    Tell(MpqemuServerGrammar(), i, events[i]);
     Execute(events[i]);
   }
 }
 
 void MpqemuServerTarget::Execute(const Event& event) {
   switch (event.kind) {
-    case Kind::kDisk: {
-      const auto disks = backends_.disks();
-      disks[0]->Act(static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount)),
-                    event.value);
+    case Kind::kDisk:
+      backends_.Act(event);
       Step();
       return;
-    }
     case Kind::kClock:
       clock_.Set(clock_.now_ns() + event.value % 1'000'000'000);
       Step();
@@ -136,7 +122,7 @@ void MpqemuServerTarget::Execute(const Event& event) {
     case Kind::kReset:
     case Kind::kFrame:
       // A reset is answered when the disk is done, and the session waits for it.
-      ReleaseDisks();
+      backends_.ReleaseDisks();
       return proxy_.Execute(event);
     default:
       return proxy_.Execute(event);

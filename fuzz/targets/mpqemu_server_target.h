@@ -31,8 +31,6 @@ class MpqemuServerTarget final : public Target, private Pump, private BarPlaces 
   void Execute(const Event& event);
   void Connect();
   void Disconnect();
-  void ReleaseDisks();
-  uint64_t requests() const;
 
   SessionClock clock_;
   std::unique_ptr<EpollLoop> loop_ = EpollLoop::Create(clock_).value();

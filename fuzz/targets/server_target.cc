@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
 #include "base/log.h"
 #include "fuzz/host/oracle.h"
 
@@ -16,7 +15,7 @@ ServerTarget::ServerTarget(const Grammar& grammar) : grammar_(grammar) {
   slot_.Plug(MakeModel(kNvmeOptions, slot_.env(), backends_));
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
-  for (const auto& disk : backends_.disks()) disk->Begin(false);
+  backends_.BeginDisks(false);
   // The prologue by message, as a driver has it.
   Session prologue;
   Store store;
@@ -65,64 +64,38 @@ bool ServerTarget::Step() {
   return more || (!client_.closed() && wire_->pending() != 0);
 }
 
-bool ServerTarget::holds_up() const {
-  return std::ranges::any_of(backends_.disks(),
-                             [](const auto& disk) { return disk->in_flight() != 0; });
-}
-
 void ServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
   snapshots_->GoBack(session_.ready());
-  for (const auto& disk : backends_.disks()) disk->Begin(session_.by_message());
+  backends_.BeginDisks(session_.by_message());
   client_.ForgetCounts();
   Connect(session_.by_message());
 
   Play(session_.events);
-  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  backends_.ReleaseDisks();
   client_.Finish();
   RunTurns(*loop_, Snapshots::kMaxTurns);
   loop_->RunOnce(0);
 
   ++tally_.sessions;
-  tally_.with_dma += client_.counts().dma != 0 ||
-                     std::ranges::any_of(backends_.disks(),
-                                         [](const auto& disk) { return disk->requests() != 0; });
+  tally_.with_dma += client_.counts().dma != 0 || backends_.requests() != 0;
   tally_.with_interrupts += client_.counts().interrupts != 0;
-  tally_.with_io += std::ranges::any_of(backends_.disks(),
-                                        [](const auto& disk) { return disk->requests() != 0; });
+  tally_.with_io += backends_.requests() != 0;
   client_.Disconnect();
   if (server_->connected()) Violation("answered", "the server did not see that its client is gone");
   RunTurns(*loop_, Snapshots::kMaxTurns);
-  if (tally_.sessions % 256 == 1 || observer() != nullptr) snapshots_->ExpectFresh();
+  if (compares()) snapshots_->ExpectFresh();
   witness_.Check();
 }
 
 void ServerTarget::Play(std::span<const Event> events) {
-  playing_ = events;
-  next_ = 0;
-  while (next_ < playing_.size()) {
-    const Event& event = playing_[next_];
-    if (observer() != nullptr) observer()(grammar_, next_, event);
-    ++next_;
-    Execute(event);
-  }
-  playing_ = {};
-  next_ = 0;
-}
-
-std::optional<Answer> ServerTarget::TakeAnswer(DmaAccess access) {
-  if (next_ >= playing_.size()) return std::nullopt;
-  const Event& event = playing_[next_];
-  const bool fault = event.kind == Kind::kFault;
-  if (!fault && (event.kind != Kind::kAnswer || access != DmaAccess::kRead)) return std::nullopt;
-  if (observer() != nullptr) observer()(grammar_, next_, event);
-  ++next_;
-  return fault ? Answer{.fault = true} : Answer{.data = event.data};
+  cursor_.Begin(events, Teller(grammar_));
+  while (!cursor_.done()) Execute(cursor_.Take());
 }
 
 void ServerTarget::Reconnect() {
   client_.Disconnect();
-  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  backends_.ReleaseDisks();
   RunTurns(*loop_, Snapshots::kMaxTurns);
   Connect(session_.by_message());
 }
@@ -134,13 +107,10 @@ void ServerTarget::Execute(const Event& event) {
   switch (event.kind) {
     case Kind::kSaveLoad:
       return Migrate(event);
-    case Kind::kDisk: {
-      const auto disks = backends_.disks();
-      disks[0]->Act(static_cast<DiskAction>(event.what % static_cast<uint8_t>(DiskAction::kCount)),
-                    event.value);
+    case Kind::kDisk:
+      backends_.Act(event);
       Step();
       return;
-    }
     case Kind::kReconnect:
       return Reconnect();
     default:
@@ -163,7 +133,7 @@ bool ServerTarget::SetMigrationState(MigrationState state) {
 void ServerTarget::Migrate(const Event& event) {
   constexpr uint32_t kPiece = 4096;
   if (!client_.connected() || client_.closed()) return;
-  for (const auto& disk : backends_.disks()) disk->ReleaseAll();
+  backends_.ReleaseDisks();
   if (!SetMigrationState(MigrationState::kStopCopy)) return;
   std::vector<std::byte> saved;
   for (;;) {

@@ -9,6 +9,7 @@
 #include "devices/server/slot.h"
 #include "devices/server/vfio_user_server.h"
 #include "fuzz/host/client.h"
+#include "fuzz/host/cursor.h"
 #include "fuzz/host/models.h"
 #include "fuzz/host/snapshots.h"
 #include "fuzz/host/witness.h"
@@ -24,9 +25,9 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
   void Run(ConstBytes input) override;
 
  private:
-  std::optional<Answer> TakeAnswer(DmaAccess access) override;
+  std::optional<Answer> TakeAnswer(DmaAccess access) override { return cursor_.TakeAnswer(access); }
   bool Step() override;
-  bool holds_up() const override;
+  bool holds_up() const override { return backends_.in_flight(); }
 
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
@@ -48,8 +49,7 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
   Client client_{*this, *this};
 
   Session session_;
-  std::span<const Event> playing_;
-  size_t next_ = 0;
+  Cursor cursor_;
 };
 
 }  // namespace farside::fuzz

@@ -38,7 +38,7 @@ class Unit final : private AnswerSource {
   void Load(ConstBytes state) {
     snapshots_->GoBack(false);
     host_.Begin(false, false);
-    for (const auto& disk : backends_.disks()) disk->Begin(false);
+    backends_.BeginDisks(false);
     snapshots_->Drain("before a state is loaded");
     if (!TryLoad(state)) {
       if (++refused_ % 64 == 1) snapshots_->ExpectFresh();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -36,10 +37,24 @@ class Target {
   const Tally& tally() const { return tally_; }
 
  protected:
-  Observer observer() const { return observer_; }
+  bool observed() const { return observer_ != nullptr; }
+  // Tells of an event that is about to happen.
+  void Tell(const Grammar& grammar, size_t index, const Event& event) const {
+    if (observed()) observer_(grammar, index, event);
+  }
+  // The same for a Cursor.
+  std::function<void(size_t, const Event&)> Teller(const Grammar& grammar) const {
+    if (!observed()) return {};
+    return [this, &grammar](size_t index, const Event& event) { Tell(grammar, index, event); };
+  }
+  // Whether the state is compared with a new device's behind the session that was counted last:
+  // every so many times, and when somebody looks.
+  bool compares() const { return tally_.sessions % kCompareEvery == 1 || observed(); }
   Tally tally_;
 
  private:
+  static constexpr uint64_t kCompareEvery = 256;
+
   Observer observer_ = nullptr;
 };
 
