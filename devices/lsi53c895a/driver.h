@@ -72,6 +72,22 @@ class Driver {
     bytes(kCdbBytes, cdb);
   }
 
+  // Runs a write of 512 bytes of 0x3c up to the data phase, in which it waits for a unit that is
+  // held.
+  void StartMoveThatWaits() {
+    m_.unit->Hold();
+    Prepare(0, 0, {0x80}, {TestUnit::kWrite, 1, 2, 0, 0, 0}, kData, 512);
+    Script script(kRam + 0x1000);
+    script.SelectTable(0, 0)
+        .MoveTable(Script::kMessageOut, kMessageEntry)
+        .MoveTable(Script::kCommand, kCommandEntry)
+        .MoveTable(Script::kDataOut, kDataEntry)
+        .Jump(label("dispatch"));
+    m_.Write32(kDsa, Block(0));
+    Fill(m_.host.At(kData, 512), 0x3c);
+    m_.RunScript(script, kRam + 0x1000);
+  }
+
   // Runs from a label to the next interrupt, and returns what the INT says.
   uint32_t Go(uint32_t index, const std::string& at = "start") {
     m_.Write32(kDsa, Block(index));

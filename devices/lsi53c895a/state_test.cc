@@ -68,17 +68,7 @@ TEST_P(StateTest, DisconnectedCommandsComeBack) {
 
 TEST_P(StateTest, MoveThatWaitsForItsTarget) {
   Driver driver(m());
-  m().unit->Hold();
-  driver.Prepare(0, 0, {0x80}, {TestUnit::kWrite, 1, 2, 0, 0, 0}, kData, 512);
-  Script script(kRam + 0x1000);
-  script.SelectTable(0, 0)
-      .MoveTable(Script::kMessageOut, Driver::kMessageEntry)
-      .MoveTable(Script::kCommand, Driver::kCommandEntry)
-      .MoveTable(Script::kDataOut, Driver::kDataEntry)
-      .Jump(driver.label("dispatch"));
-  m().Write32(kDsa, Driver::Block(0));
-  Fill(host().At(kData, 512), 0x3c);
-  m().RunScript(script, kRam + 0x1000);
+  driver.StartMoveThatWaits();
   EXPECT_EQ(m().Read8(kIstat0), kIstat0Con);
   Migrate();
   EXPECT_EQ(driver.TakeInt(), kCompleted);
