@@ -9,6 +9,7 @@
 
 #include "base/options.h"
 #include "harness/fuzz/programs.h"
+#include "harness/scenario/report.h"
 
 namespace farside::campaign {
 namespace {
@@ -30,29 +31,6 @@ uint64_t CountEvents(std::string_view output) {
     output.remove_prefix(std::min(end + 1, output.size()));
   }
   return count;
-}
-
-std::string Escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c == '\n' || (c >= ' ' && c <= '~') ? c : '?';
-    }
-  }
-  return out;
 }
 
 std::string Joined(const std::vector<std::string>& parts, std::string_view separator) {
@@ -128,16 +106,18 @@ std::string Junit(std::string_view target, const Findings& findings) {
   std::string text = fmt::format(
       "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n<testsuite name=\"fuzz {}\" "
       "tests=\"{}\" failures=\"{}\">\n",
-      Escape(target), cases, findings.size());
+      scenario::EscapeXml(target), cases, findings.size());
   if (findings.empty()) {
-    text += fmt::format("<testcase classname=\"fuzz\" name=\"{}\"/>\n", Escape(target));
+    text +=
+        fmt::format("<testcase classname=\"fuzz\" name=\"{}\"/>\n", scenario::EscapeXml(target));
   }
   for (const auto& [identity, finding] : findings) {
     text += fmt::format(
         "<testcase classname=\"fuzz.{}\" name=\"{}\"><failure message=\"{}\">{}\n{}</failure>"
         "</testcase>\n",
-        Escape(target), Escape(identity), Escape(finding.fault.kind),
-        Escape(finding.fault.sentence), Escape(Joined(finding.fault.frames, "\n")));
+        scenario::EscapeXml(target), scenario::EscapeXml(identity),
+        scenario::EscapeXml(finding.fault.kind), scenario::EscapeXml(finding.fault.sentence),
+        scenario::EscapeXml(Joined(finding.fault.frames, "\n")));
   }
   return text + "</testsuite>\n</testsuites>\n";
 }

@@ -16,8 +16,22 @@ std::string StepText(const json& step) {
   return text;
 }
 
-// Text for XML 1.0: what it can't hold is replaced.
-std::string Escape(std::string_view text) {
+size_t CountRuns(std::span<const ScenarioResult> results, bool only_failed) {
+  size_t count = 0;
+  for (const ScenarioResult& result : results) {
+    count += static_cast<size_t>(std::ranges::count_if(
+        result.runs, [&](const RunResult& run) { return !only_failed || !run.passed(); }));
+  }
+  return count;
+}
+
+std::string Plural(size_t count, std::string_view what) {
+  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::string EscapeXml(std::string_view text) {
   std::string out;
   for (const char c : text) {
     if (c == '<') {
@@ -36,21 +50,6 @@ std::string Escape(std::string_view text) {
   }
   return out;
 }
-
-size_t CountRuns(std::span<const ScenarioResult> results, bool only_failed) {
-  size_t count = 0;
-  for (const ScenarioResult& result : results) {
-    count += static_cast<size_t>(std::ranges::count_if(
-        result.runs, [&](const RunResult& run) { return !only_failed || !run.passed(); }));
-  }
-  return count;
-}
-
-std::string Plural(size_t count, std::string_view what) {
-  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
-}
-
-}  // namespace
 
 std::string FailureText(const RunFailure& run) {
   const Failure& failure = run.failure;
@@ -97,14 +96,15 @@ std::string JunitReport(std::span<const ScenarioResult> results) {
     for (const RunResult& run : result.runs) {
       seconds += run.seconds;
       cases += fmt::format(R"(  <testcase classname="{}" name="{}" file="{}" time="{:.3f}")",
-                           Escape(result.scenario->name), Escape(run.mode),
-                           Escape(result.scenario->file), run.seconds);
+                           EscapeXml(result.scenario->name), EscapeXml(run.mode),
+                           EscapeXml(result.scenario->file), run.seconds);
       if (run.passed()) {
         cases += "/>\n";
         continue;
       }
       cases += fmt::format(">\n    <failure message=\"{}\">{}</failure>\n  </testcase>\n",
-                           Escape(run.failure->failure.message), Escape(FailureText(*run.failure)));
+                           EscapeXml(run.failure->failure.message),
+                           EscapeXml(FailureText(*run.failure)));
     }
   }
   return fmt::format(

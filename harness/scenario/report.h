@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "harness/scenario/runner.h"
@@ -16,6 +17,9 @@ std::string ResultText(const ScenarioResult& result);
 std::string SummaryText(std::span<const ScenarioResult> results);
 // Some indented lines: where, what, the events before, the last output.
 std::string FailureText(const RunFailure& failure);
+
+// `text` as text or an attribute of XML 1.0: what that can't hold is replaced.
+std::string EscapeXml(std::string_view text);
 
 // JUnit's XML, a test case for each run.
 std::string JunitReport(std::span<const ScenarioResult> results);
