@@ -85,10 +85,8 @@ void PciDevice::WriteRegion(Region region, uint64_t offset, ConstBytes in) {
   if (region == Region::kConfig) {
     const PciConfigChange change = config_.Write(offset, in);
     if (change.function_level_reset) return Reset(ResetKind::kFunction);
-    if (change.interrupts) {
-      UpdateIntx();
-      DeliverPending();
-    }
+    if (change.interrupts) UpdateIntx();
+    if (change.interrupts || change.bus_master) DeliverPending();
     if (change.bus_master) OnBusMasterChanged();
     return;
   }
@@ -146,9 +144,10 @@ bool PciDevice::MsixMasked(uint32_t vector) const {
          (LoadLe<uint32_t>(ConstBytes(msix_.entries).subspan(control)) & pci::kMsixEntryMasked);
 }
 
+// A message is a write to memory: one that the function may not make is pending, as a masked one.
 void PciDevice::SignalMsix(uint32_t vector) {
   if (vector >= info_.msix_count) return;
-  if (!MsixMasked(vector)) return env_.irq.SignalMsix(vector);
+  if (config_.may_master() && !MsixMasked(vector)) return env_.irq.SignalMsix(vector);
   msix_.pending[vector / 64] |= uint64_t{1} << vector % 64;
 }
 
@@ -156,11 +155,14 @@ void PciDevice::SignalVector(uint32_t vector) {
   if (config_.msix_enabled()) return SignalMsix(vector);
   if (!config_.msi_enabled()) return;
   const uint32_t allotted = vector % config_.msi_enabled_count();
-  if (config_.msi_masked(allotted)) return config_.set_msi_pending(allotted, true);
+  if (!config_.may_master() || config_.msi_masked(allotted)) {
+    return config_.set_msi_pending(allotted, true);
+  }
   env_.irq.SignalMsi(allotted);
 }
 
 void PciDevice::DeliverPending() {
+  if (!config_.may_master()) return;
   if (config_.msix_enabled()) {
     if (std::ranges::all_of(msix_.pending, [](uint64_t word) { return word == 0; })) return;
     for (uint32_t vector = 0; vector < info_.msix_count; ++vector) {

@@ -160,12 +160,17 @@ class PciDeviceTest : public testing::Test {
   }
   uint16_t Status() { return Read<uint16_t>(Region::kConfig, pci::kStatus); }
 
+  void SetBusMaster(bool on) {
+    WriteConfig(pci::kCommand, on ? pci::kCommandBusMaster : uint16_t{0});
+  }
   void EnableMsix(bool function_mask = false) {
+    SetBusMaster(true);
     WriteConfig(
         kMsix + pci::kMsixControl,
         static_cast<uint16_t>(pci::kMsixEnable | (function_mask ? pci::kMsixFunctionMask : 0)));
   }
   void EnableMsi(uint32_t log2_vectors) {
+    SetBusMaster(true);
     WriteConfig(kMsi + pci::kMsiControl,
                 static_cast<uint16_t>(pci::kMsiEnable | log2_vectors << 4));
   }
@@ -368,6 +373,28 @@ TEST_F(PciDeviceTest, AMaskedMsiVectorIsPendingUntilItIsUnmasked) {
   EXPECT_CALL(irq_, SignalMsi(2)).Times(1);
   WriteConfig(kMsi + pci::kMsiMask, uint32_t{0x2});
   EXPECT_EQ(Read<uint32_t>(Region::kConfig, kMsi + pci::kMsiPending), 2u);
+}
+
+TEST_F(PciDeviceTest, MessagesWaitForBusMastering) {
+  EnableMsix();
+  SetVectorMask(3, false);
+  SetBusMaster(false);
+  EXPECT_CALL(irq_, SignalMsix).Times(0);
+  device_.SignalVector(3);
+  EXPECT_EQ(Read<uint64_t>(Region::kBar4, kPba), 8u);
+  Mock::VerifyAndClearExpectations(&irq_);
+  EXPECT_CALL(irq_, SignalMsix(3)).Times(1);
+  SetBusMaster(true);
+  Mock::VerifyAndClearExpectations(&irq_);
+
+  WriteConfig(kMsix + pci::kMsixControl, uint16_t{0});
+  EnableMsi(2);
+  EXPECT_CALL(irq_, SignalMsi).Times(0);
+  WriteConfig(kPmcsr, pci::kPmcsrD3Hot);
+  device_.SignalVector(1);
+  Mock::VerifyAndClearExpectations(&irq_);
+  EXPECT_CALL(irq_, SignalMsi(1)).Times(1);
+  WriteConfig(kPmcsr, pci::kPmcsrD0);
 }
 
 TEST_F(PciDeviceTest, MsixWinsOverMsi) {
