@@ -26,6 +26,7 @@ class Disk final : public block::BlockDevice {
   // All go on, and no more wait.
   void ReleaseAll();
   uint64_t requests() const { return requests_; }  // Since Begin.
+  ConstBytes data() const { return data_; }
 
   // BlockDevice.
   uint64_t size() const override { return kSize; }

@@ -109,11 +109,11 @@ void Host::Watch(const char* what, uint64_t iova, uint64_t size, bool continues)
     Violation("bounded-work", "the device makes more than {} accesses to memory in one turn",
               kMaxAccessesPerTurn);
   }
-  const uint16_t command = Config16(pci::kCommand);
-  if ((command & pci::kCommandBusMaster) == 0 && !continues) {
+  if (referee_ != nullptr && !continues) referee_->BeginDma(what, iova);
+  if (!bus_master() && !continues) {
     Violation("bus-master", "the device {} memory at {:#x} with bus mastering off", what, iova);
   }
-  if ((command & pci::kCommandMemory) == 0) return;
+  if ((Config16(pci::kCommand) & pci::kCommandMemory) == 0) return;
   for (uint32_t bar = 0; bar < kBarCount; ++bar) {
     const uint64_t length = device_->info().regions[bar].size;
     if (length == 0 || (Config32(pci::kBar0 + bar * 4) & pci::kBarIo) != 0) continue;
@@ -189,6 +189,7 @@ Task<DmaStatus> Host::ReadPart(uint64_t iova, Bytes out, bool continues) {
     Copy(out.first(size), answer->data.first(size));
   }
   ++counts_.completed;
+  if (referee_ != nullptr) referee_->OnDmaRead(iova, out);
   co_return DmaStatus::kOk;
 }
 
@@ -201,6 +202,7 @@ Task<DmaStatus> Host::WritePart(uint64_t iova, ConstBytes in, bool continues) {
   if (window == nullptr || (answer && answer->fault)) co_return DmaStatus::kFault;
   Copy(Touch(**window, iova, in.size()), in);
   ++counts_.completed;
+  if (referee_ != nullptr) referee_->OnDmaWrite(iova, in);
   co_return DmaStatus::kOk;
 }
 
@@ -279,6 +281,39 @@ void Host::WriteMemory(uint64_t iova, ConstBytes data) {
   }
 }
 
+ConstBytes Host::Peek(uint64_t iova, uint64_t size) const {
+  const auto* window = Find(iova, size, DmaAccess::kRead);
+  if (window == nullptr) return {};
+  return ConstBytes((*window)->bytes).subspan(iova - (*window)->iova, size);
+}
+
+bool Host::bus_master() const { return (Config16(pci::kCommand) & pci::kCommandBusMaster) != 0; }
+
+bool Host::msi_enabled() const {
+  return msi_ != 0 && (Config16(msi_ + pci::kMsiControl) & pci::kMsiEnable) != 0;
+}
+
+bool Host::msix_enabled() const {
+  return msix_ != 0 && (Config16(msix_ + pci::kMsixControl) & pci::kMsixEnable) != 0;
+}
+
+bool Host::intx_mode() const {
+  return (Config16(pci::kCommand) & pci::kCommandIntxDisable) == 0 && !msi_enabled() &&
+         !msix_enabled();
+}
+
+bool Host::MsixMasked(uint32_t vector) const {
+  if (!own_table_) return false;
+  if ((Config16(msix_ + pci::kMsixControl) & pci::kMsixFunctionMask) != 0) return true;
+  const uint32_t table = Config32(msix_ + pci::kMsixTable);
+  uint32_t entry;
+  device_->ReadRegion(
+      Region{table & 7},
+      (table & ~7u) + uint64_t{vector} * pci::kMsixEntrySize + pci::kMsixEntryControl,
+      AsWritableBytes(entry));
+  return (entry & pci::kMsixEntryMasked) != 0;
+}
+
 void Host::SetIntx(bool asserted) {
   if (asserted && !intx_) CountInterrupt();
   intx_ = asserted;
@@ -286,18 +321,23 @@ void Host::SetIntx(bool asserted) {
   if ((Config16(pci::kCommand) & pci::kCommandIntxDisable) != 0) {
     Violation("interrupt-unarmed", "INTx rises while the Command register disables it");
   }
-  const bool msi = msi_ != 0 && (Config16(msi_ + pci::kMsiControl) & pci::kMsiEnable) != 0;
-  const bool msix = msix_ != 0 && (Config16(msix_ + pci::kMsixControl) & pci::kMsixEnable) != 0;
-  if (msi || msix) Violation("interrupt-unarmed", "INTx rises while MSI or MSI-X is enabled");
+  if (!intx_mode()) Violation("interrupt-unarmed", "INTx rises while MSI or MSI-X is enabled");
+}
+
+// A message is a write to memory.
+void Host::CountMessage(const char* kind, uint32_t vector) {
+  CountInterrupt();
+  if (bus_master()) return;
+  Violation("bus-master", "{} vector {} is signalled with bus mastering off", kind, vector);
 }
 
 void Host::SignalMsi(uint32_t vector) {
-  CountInterrupt();
+  CountMessage("MSI", vector);
   const uint16_t control = msi_ == 0 ? uint16_t{0} : Config16(msi_ + pci::kMsiControl);
   const uint32_t allotted = 1u << (control >> 4 & 7);
-  if ((control & pci::kMsiEnable) == 0 || vector >= allotted) {
+  if (!msi_enabled() || vector >= allotted) {
     Violation("interrupt-unarmed", "MSI vector {} is signalled, of {} that are enabled", vector,
-              (control & pci::kMsiEnable) != 0 ? allotted : 0);
+              msi_enabled() ? allotted : 0);
   }
   if ((Config32(msi_ + pci::kMsiMask) >> vector & 1) != 0) {
     Violation("interrupt-unarmed", "MSI vector {} is signalled while it is masked", vector);
@@ -305,23 +345,15 @@ void Host::SignalMsi(uint32_t vector) {
 }
 
 void Host::SignalMsix(uint32_t vector) {
-  CountInterrupt();
-  const uint16_t control = msix_ == 0 ? uint16_t{0} : Config16(msix_ + pci::kMsixControl);
-  if ((control & pci::kMsixEnable) == 0 || vector >= device_->info().msix_count) {
+  CountMessage("MSI-X", vector);
+  if (!msix_enabled() || vector >= device_->info().msix_count) {
     Violation("interrupt-unarmed", "MSI-X vector {} is signalled; MSI-X has {} and is {}", vector,
-              device_->info().msix_count,
-              (control & pci::kMsixEnable) != 0 ? "enabled" : "disabled");
+              device_->info().msix_count, msix_enabled() ? "enabled" : "disabled");
   }
-  if (!own_table_) return;
-  const uint32_t table = Config32(msix_ + pci::kMsixTable);
-  uint32_t entry;
-  device_->ReadRegion(
-      Region{table & 7},
-      (table & ~7u) + uint64_t{vector} * pci::kMsixEntrySize + pci::kMsixEntryControl,
-      AsWritableBytes(entry));
-  if ((control & pci::kMsixFunctionMask) != 0 || (entry & pci::kMsixEntryMasked) != 0) {
+  if (MsixMasked(vector)) {
     Violation("interrupt-unarmed", "MSI-X vector {} is signalled while it is masked", vector);
   }
+  if (referee_ != nullptr) referee_->OnMsix(vector);
 }
 
 }  // namespace farside::fuzz

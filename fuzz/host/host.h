@@ -14,6 +14,7 @@
 #include "devices/core/device.h"
 #include "devices/core/dma_space.h"
 #include "devices/core/irq_sink.h"
+#include "fuzz/host/referee.h"
 #include "fuzz/session/event.h"
 
 namespace farside::fuzz {
@@ -51,6 +52,8 @@ class Host final : public DmaSpace, public IrqSink {
 
   // The device that uses it; once.
   void Attach(Device& device);
+  // Who is told of what the device does; may be nobody. Outlives this.
+  void set_referee(Referee* referee) { referee_ = referee; }
 
   // Memory, windows and counts as a new session finds them. Nothing waits.
   void Begin(bool by_message, bool own_table);
@@ -80,6 +83,16 @@ class Host final : public DmaSpace, public IrqSink {
   };
   const Counts& counts() const { return counts_; }
   bool waiting() const { return first_waiting_ != next_waiting_; }
+
+  // As a referee sees it. A part of one window, or nothing.
+  ConstBytes Peek(uint64_t iova, uint64_t size) const;
+  bool by_message() const { return by_message_; }
+  bool bus_master() const;
+  bool intx() const { return intx_; }
+  // Neither MSI nor MSI-X is enabled, and INTx is not disabled.
+  bool intx_mode() const;
+  bool msix_enabled() const;
+  bool MsixMasked(uint32_t vector) const;  // By the function or in the device's own table.
 
   // DmaSpace.
   Task<DmaStatus> Read(uint64_t iova, Bytes out) override { return ReadPart(iova, out, false); }
@@ -121,11 +134,14 @@ class Host final : public DmaSpace, public IrqSink {
   Task<bool> Wait(DmaAccess access, std::optional<Answer>* answer);
   uint16_t Config16(uint64_t offset) const;
   uint32_t Config32(uint64_t offset) const;
+  bool msi_enabled() const;
   void CountInterrupt() { ++counts_.interrupts; }
+  void CountMessage(const char* kind, uint32_t vector);
 
   Loop& loop_;
   AnswerSource& source_;
   Device* device_ = nullptr;
+  Referee* referee_ = nullptr;
   uint64_t msi_ = 0;  // Offsets of capabilities; 0 where absent.
   uint64_t msix_ = 0;
   std::vector<std::shared_ptr<Window>> windows_;  // The first two are always the same.

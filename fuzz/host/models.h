@@ -30,6 +30,7 @@ class ModelBackends final : public Backends {
   void Act(const Event& event);
   uint64_t requests() const;  // Of all, since BeginDisks.
   bool in_flight() const;
+  const Disk& disk(size_t index) const { return *disks_[index]; }
 
  private:
   Loop& loop_;
@@ -42,6 +43,7 @@ class ModelBackends final : public Backends {
 std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, DeviceEnv env,
                                   ModelBackends& backends);
 
+inline constexpr uint32_t kNvmePairs = 4;  // Of the options.
 inline constexpr std::string_view kNvmeOptions[] = {
     R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5})"};
 inline constexpr std::string_view kLsiOptions[] = {

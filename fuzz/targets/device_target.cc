@@ -6,7 +6,9 @@
 #include "base/log.h"
 #include "devices/core/pci_registers.h"
 #include "devices/core/state.h"
+#include "devices/nvme/identify.h"
 #include "devices/nvme/registers.h"
+#include "fuzz/host/nvme_referee.h"
 #include "fuzz/host/oracle.h"
 
 namespace farside::fuzz {
@@ -29,6 +31,9 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
       witness_(loop_) {
   MuteLog();
   host_.Attach(*device_);
+  referee_ = facts.make_referee != nullptr ? facts.make_referee(host_, *device_, backends_)
+                                           : std::make_unique<NoReferee>();
+  host_.set_referee(referee_.get());
   snapshots_.emplace(loop_, clock_, *device_);
   fresh_config_.resize(pci::kConfigSize);
   device_->ReadRegion(Region::kConfig, 0, fresh_config_);
@@ -39,12 +44,15 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
   host_.Begin(false, false);
   reflected_.emplace();
   backends_.BeginDisks(false);
+  referee_->Begin(false);
   Play(prologue.events);
   RunTurns(loop_, Snapshots::kMaxTurns);
   snapshots_->TakeReady();
+  referee_->MarkReady();
 }
 
 DeviceTarget::~DeviceTarget() {
+  host_.set_referee(nullptr);
   LetEverythingGoOn();
   device_->Reset(ResetKind::kShutdown);
   loop_.RunUntilIdle();
@@ -55,6 +63,7 @@ void DeviceTarget::Run(ConstBytes input) {
   snapshots_->GoBack(session_.ready());
   host_.Begin(session_.by_message(), session_.own_table());
   backends_.BeginDisks(session_.by_message());
+  referee_->Begin(session_.ready());
   reflect_.reset();
   reflected_.emplace();
   turns_left_ = kMaxTurns;
@@ -76,19 +85,22 @@ void DeviceTarget::Run(ConstBytes input) {
 void DeviceTarget::Play(std::span<const Event> events) {
   cursor_.Begin(events, Teller(grammar_));
   while (!cursor_.done()) {
+    referee_->OnEvent();
     Execute(cursor_.Take());
-    Settle(kQuantum);
+    const bool idle = Settle(kQuantum);
+    if (idle && !host_.waiting() && !backends_.in_flight()) referee_->OnIdle();
   }
 }
 
 // A device that is never idle, as one with a script that loops, goes on one turn an event when it
 // has had its share of the session.
-void DeviceTarget::Settle(size_t turns) {
+bool DeviceTarget::Settle(size_t turns) {
   turns = std::max<size_t>(1, std::min(turns, turns_left_));
-  while (turns != 0 && loop_.RunReady(1)) {
-    --turns;
+  for (; turns != 0; --turns) {
+    if (!loop_.RunReady(1)) return true;
     if (turns_left_ != 0) --turns_left_;
   }
+  return false;
 }
 
 std::optional<Answer> DeviceTarget::TakeAnswer(DmaAccess access) {
@@ -147,6 +159,7 @@ void DeviceTarget::Execute(const Event& event) {
     }
     case Kind::kReconnect:
       // The client's DMA ends with it.
+      if (host_.waiting()) referee_->Lose();
       host_.CancelWaits();
       return;
     case Kind::kAnswer:
@@ -178,13 +191,13 @@ void DeviceTarget::Access(const Event& event) {
   const uint64_t size = device_->info().region(region).size;
   if (event.kind == Kind::kWriteData) {
     if (!InRange(event.at, event.data.size(), size) || event.data.empty()) return;
-    return device_->WriteRegion(region, event.at, event.data);
+    return Write(region, event.at, event.data);
   }
   // The server lets nothing else through.
   const uint32_t width = event.size;
   if (width == 0 || width > 8 || !InRange(event.at, width, size)) return;
   if (event.kind == Kind::kWrite) {
-    return device_->WriteRegion(region, event.at, AsBytes(event.value).first(width));
+    return Write(region, event.at, AsBytes(event.value).first(width));
   }
   // Of just the size, so that a sanitizer sees who writes past it.
   const auto out = std::make_unique<std::byte[]>(width);
@@ -194,11 +207,19 @@ void DeviceTarget::Access(const Event& event) {
   }
 }
 
+void DeviceTarget::Write(Region region, uint64_t offset, ConstBytes in) {
+  referee_->BeginWrite(region);
+  device_->WriteRegion(region, offset, in);
+  referee_->EndWrite(region, offset, in);
+}
+
 void DeviceTarget::Reset() {
+  referee_->BeginReset();
   host_.CancelWaits();
   device_->Reset(ResetKind::kFunction);
   LetEverythingGoOn();
   snapshots_->Drain("after a reset");
+  referee_->EndReset();
   device_->Resume();
 }
 
@@ -214,6 +235,7 @@ void DeviceTarget::SaveLoad(const Event& event) {
   device_->Reset(ResetKind::kFunction);
   snapshots_->Drain("before a state is loaded");
   const bool damaged = event.value % 256 != 0;
+  if (damaged) referee_->Lose();
   if (damaged) saved[event.at % saved.size()] ^= static_cast<std::byte>(event.value);
   auto in = StateReader::Parse(saved);
   const Result<void> loaded = in ? device_->Load(*in) : Result<void>(tl::unexpected(in.error()));
@@ -248,11 +270,23 @@ void DeviceTarget::CheckReadOnlyBits() {
   }
 }
 
+namespace {
+
+std::unique_ptr<Referee> MakeNvmeReferee(Host& host, Device& device,
+                                         const ModelBackends& backends) {
+  return std::make_unique<NvmeReferee>(
+      NvmeFacts{.io_pairs = kNvmePairs, .event_requests = nvme::kMaxEventRequests}, host, device,
+      backends.disk(0));
+}
+
+}  // namespace
+
 std::unique_ptr<Target> MakeNvmeTarget() {
   return std::make_unique<DeviceTarget>(NvmeGrammar(), ModelFacts{.options = kNvmeOptions,
                                                                   .bar = nvme::kRegisterBar,
                                                                   .registers = nvme::kRegisters,
-                                                                  .moving = kNvmeMoving});
+                                                                  .moving = kNvmeMoving,
+                                                                  .make_referee = MakeNvmeReferee});
 }
 
 // The chip moves most of its registers itself: only configuration space is compared.

@@ -13,6 +13,7 @@
 #include "fuzz/host/cursor.h"
 #include "fuzz/host/host.h"
 #include "fuzz/host/models.h"
+#include "fuzz/host/referee.h"
 #include "fuzz/host/snapshots.h"
 #include "fuzz/host/witness.h"
 #include "fuzz/targets/target.h"
@@ -28,6 +29,9 @@ struct ModelFacts {
   std::span<const RegisterDef> registers = {};
   // But for these, which the device itself moves.
   std::span<const std::string_view> moving = {};
+  // Who knows the device's specification; may be nobody.
+  std::unique_ptr<Referee> (*make_referee)(Host& host, Device& device,
+                                           const ModelBackends& backends) = nullptr;
 };
 
 // Oracles besides those of what it is made of: "read-only" (a bit that no driver may write has
@@ -50,7 +54,9 @@ class DeviceTarget final : public Target, private AnswerSource {
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
   void Access(const Event& event);
-  void Settle(size_t turns);
+  void Write(Region region, uint64_t offset, ConstBytes in);
+  // True if nothing is left to do, unless something is held up.
+  bool Settle(size_t turns);
   void SaveLoad(const Event& event);
   void Reset();
   void LetEverythingGoOn();
@@ -65,6 +71,7 @@ class DeviceTarget final : public Target, private AnswerSource {
   Host host_{loop_, *this};
   ModelBackends backends_{loop_};
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Referee> referee_;
   std::optional<Snapshots> snapshots_;
   Witness witness_;
   std::vector<std::byte> fresh_config_;
