@@ -85,6 +85,8 @@ DeviceProcess::DeviceProcess(EpollLoop& loop, std::span<const Model* const> mode
 DeviceProcess::~DeviceProcess() = default;
 
 Result<void> DeviceProcess::Build(const CommandLine& line) {
+  // First: who sees a socket may end the process, and threads of back-ends inherit what is blocked.
+  if (auto watched = WatchSignals(); !watched) return watched;
   for (const auto& options : line.blockdevs) {
     if (auto added = backends_.graph().Add(options, loop_); !added) return added;
   }
@@ -283,21 +285,22 @@ Result<void> DeviceProcess::WatchPrimary(int number) {
   return started;
 }
 
-int DeviceProcess::Run() {
+Result<void> DeviceProcess::WatchSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   UniqueFd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signal_fd) return FailWith(errno, "cannot wait for signals: {}", ErrnoText(errno));
   auto stopper = std::make_unique<Stopper>(loop_, std::move(signal_fd));
   stopper->set_stops_on_data();
-  if (const auto started = stopper->Start(); !started) {
-    LogError("signals", "{}", started.error().message);
-    return 1;
-  }
+  auto started = stopper->Start();
   stoppers_.push_back(std::move(stopper));
+  return started;
+}
 
+int DeviceProcess::Run() {
   loop_.Run();
 
   int status = -1;

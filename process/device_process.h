@@ -29,7 +29,8 @@ class DeviceProcess final {
   DeviceProcess(EpollLoop& loop, std::span<const Model* const> models);
   ~DeviceProcess();
 
-  // Opens back-ends, then devices, then servers, as the command line has them.
+  // Opens back-ends, then devices, then servers, as the command line has them. From here on SIGTERM
+  // and SIGINT are blocked, and wait for Run.
   Result<void> Build(const CommandLine& line);
 
   // Serves until SIGTERM or SIGINT, or until the primary channel or the only inherited client is
@@ -65,6 +66,7 @@ class DeviceProcess final {
   Result<Unit*> OnlyUnit(std::string_view option);
   Unit* FindUnit(std::string_view id);
   Result<void> WatchPrimary(int fd);
+  Result<void> WatchSignals();
 
   Task<void> ShutDown(int* status);
 

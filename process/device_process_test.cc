@@ -1,12 +1,15 @@
 #include "process/device_process.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/clock.h"
+#include "devices/registry/registry.h"
 
 namespace farside {
 namespace {
@@ -37,6 +40,28 @@ TEST(DeviceProcessTest, RefusesADriverThatIsNoTextWhenItIsTraced) {
     EXPECT_NE(built.error().message.find("-device: "), std::string::npos) << built.error().message;
   }
   unlink(path.c_str());
+}
+
+// What a supervisor does that sees the socket's path, and needs the process no more: the exit
+// status.
+int EndBetweenListenAndRun(int signal) {
+  const std::string path = "/tmp/farside-process-" + std::to_string(getpid()) + ".sock";
+  MonotonicClock clock;
+  auto loop = std::move(*EpollLoop::Create(clock));
+  DeviceProcess process(*loop, DiskModels());
+  CommandLine line;
+  line.blockdevs = {{{"driver", "memory"}, {"node-name", "d"}, {"size", "1M"}}};
+  line.devices = {{{"driver", "nvme"}, {"drive", "d"}, {"serial", "S"}}};
+  line.socket_path = path;
+  if (!process.Build(line) || access(path.c_str(), F_OK) != 0) return 2;
+  kill(getpid(), signal);
+  return process.Run();
+}
+
+TEST(DeviceProcessTest, EndsWellAtASignalThatComesBeforeItServes) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    EXPECT_EXIT(exit(EndBetweenListenAndRun(signal)), ::testing::ExitedWithCode(0), "");
+  }
 }
 
 }  // namespace
