@@ -68,6 +68,10 @@ void EpollLoop::Unwatch(int fd) {
   slot.watcher = nullptr;
 }
 
+void EpollLoop::TellWaitObservers() {
+  for (WaitObserver* observer : wait_observers_) observer->BeforeWait();
+}
+
 bool EpollLoop::Dispatch(int timeout_ms) {
   std::array<epoll_event, 64> events;
   const int count =
@@ -107,6 +111,7 @@ void EpollLoop::Run() {
     FireTimers();
     const bool more = RunReady(kQuantum);
     if (stopped_) return;
+    TellWaitObservers();
     int timeout_ms = more || ready() ? 0 : WaitTime();
     if (spin_ns_ != 0 && timeout_ms != 0) {
       if (clock().now_ns() - last_event_ns_ < spin_ns_) timeout_ms = 0;
@@ -120,6 +125,7 @@ void EpollLoop::Run() {
 void EpollLoop::RunOnce(int timeout_ms) {
   FireTimers();
   const bool more = RunReady(kQuantum);
+  TellWaitObservers();
   Dispatch(more ? 0 : timeout_ms);
   FireTimers();
   RunReady(kQuantum);

@@ -19,6 +19,14 @@ class FdWatcher {
   virtual void OnReady(uint32_t events) = 0;
 };
 
+// Told before the loop waits, when all that ran may have changed what is to be done at which time.
+class WaitObserver {
+ public:
+  virtual ~WaitObserver() = default;
+  // The last moment to arm a timer for this wait.
+  virtual void BeforeWait() = 0;
+};
+
 class EpollLoop final : public Loop {
  public:
   // Between two looks at the file descriptors the loop resumes at most this many tasks.
@@ -33,6 +41,10 @@ class EpollLoop final : public Loop {
   // From here on `watcher` is not called for `fd`, not even for events already collected.
   void Unwatch(int fd);
 
+  // Tells `observer` before each wait, and before each look without waiting, until it is removed.
+  void AddWaitObserver(WaitObserver& observer) { wait_observers_.push_back(&observer); }
+  void RemoveWaitObserver(WaitObserver& observer) { std::erase(wait_observers_, &observer); }
+
   // Before blocking, looks at the file descriptors again and again for this long after the last
   // event; 0 (the default) blocks at once. Costs a core: for both ends pinned and idle cores.
   void set_spin_ns(uint64_t spin_ns) { spin_ns_ = spin_ns; }
@@ -46,6 +58,7 @@ class EpollLoop final : public Loop {
  private:
   EpollLoop(const Clock& clock, UniqueFd epoll, UniqueFd wake);
   void Wake() override;
+  void TellWaitObservers();
   int WaitTime() const;
   bool Dispatch(int timeout_ms);
 
@@ -57,6 +70,7 @@ class EpollLoop final : public Loop {
   UniqueFd epoll_;
   UniqueFd wake_;
   std::vector<Watched> watched_;  // By file descriptor.
+  std::vector<WaitObserver*> wait_observers_;
   uint64_t spin_ns_ = 0;
   uint64_t last_event_ns_ = 0;
   bool stopped_ = false;

@@ -82,5 +82,22 @@ TEST_F(EpollLoopTest, ATimerEndsAWaitWithoutAnyFd) {
   EXPECT_GE(clock_.now_ns() - start, 2'000'000u);
 }
 
+// Arms a timer when all else has been done.
+class ArmBeforeWait final : public WaitObserver {
+ public:
+  explicit ArmBeforeWait(EpollLoop& loop) : loop_(loop) { loop_.AddWaitObserver(*this); }
+  ~ArmBeforeWait() override { loop_.RemoveWaitObserver(*this); }
+  void BeforeWait() override { timer_.Arm(0); }
+
+ private:
+  EpollLoop& loop_;
+  Timer timer_{loop_, [this] { loop_.Stop(); }};
+};
+
+TEST_F(EpollLoopTest, ATimerArmedBeforeTheWaitEndsIt) {
+  const ArmBeforeWait armer(*loop_);
+  loop_->Run();
+}
+
 }  // namespace
 }  // namespace farside
