@@ -85,7 +85,7 @@ class Device {
   // A DMA window came or went; the DmaSpace has changed already.
   virtual void OnDmaChanged() {}
 
-  // When the device wants OnDeadline to be called, on its clock; asked after each event.
+  // When to call OnDeadline, on its clock, not between Drain and Resume; asked after each event.
   virtual std::optional<uint64_t> NextDeadline() const { return std::nullopt; }
   virtual void OnDeadline() {}
 

@@ -181,6 +181,15 @@ TEST_P(RegistersTest, GeneralTimerScalesAndStops) {
   EXPECT_EQ(m().chip->NextDeadline(), std::nullopt);
 }
 
+TEST_P(RegistersTest, TimersWaitForAStoppedChip) {
+  m().Write8(kStime1, 1);
+  const auto due = m().chip->NextDeadline();
+  ASSERT_TRUE(m().Drain());
+  EXPECT_EQ(m().chip->NextDeadline(), std::nullopt);
+  m().chip->Resume();
+  EXPECT_EQ(m().chip->NextDeadline(), due);
+}
+
 TEST_P(RegistersTest, DeviceResetForgetsAllButScriptsRam) {
   m().Write32(kScratchA, 7);
   m().Write8(kStime1, 1);

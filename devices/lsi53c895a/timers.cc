@@ -35,6 +35,7 @@ void Chip::UpdateHandshakeTimer() {
 }
 
 std::optional<uint64_t> Chip::NextDeadline() const {
+  if (paused_) return std::nullopt;
   if (!general_deadline_) return handshake_deadline_;
   if (!handshake_deadline_) return general_deadline_;
   return std::min(*general_deadline_, *handshake_deadline_);

@@ -296,6 +296,19 @@ TEST_F(MpqemuServerTest, IntxIsSignalledAtEachRiseAndResampledWhileUp) {
   EXPECT_EQ(again.Take(), 1u);
 }
 
+TEST_F(MpqemuServerTest, ATimerOfTheDeviceFiresWhenItsTimeHasCome) {
+  const Eventfds irq(2);
+  Send(Pack(mpqemu::MakeHeader(Command::kSetIrqfd, 0)), irq.fds());
+  EnableBar0();
+  WriteBar(kBar0 + FakeDevice::kTimer, 1000, 8);
+  clock_.AdvanceTo(999);
+  Settle();
+  EXPECT_EQ(irq.Take(), 0u);
+  clock_.AdvanceTo(1000);
+  Settle();
+  EXPECT_EQ(irq.Take(), 1u);
+}
+
 TEST_F(MpqemuServerTest, ResetIsAnsweredWithoutAPayloadWhenItIsDone) {
   EnableBar0();
   SharedMemory memory(kPage);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/epoll_loop.h"
 #include "devices/core/device.h"
@@ -20,6 +21,7 @@ class SlotClock final : public Clock {
   explicit SlotClock(const Clock& real) : real_(real) {}
 
   uint64_t now_ns() const override { return virtual_ns_ ? *virtual_ns_ : real_.now_ns(); }
+  bool is_virtual() const { return virtual_ns_.has_value(); }
   // From now on the clock stands, at 0 until it is moved.
   void MakeVirtual() { virtual_ns_ = 0; }
   // The machine's clock again.
@@ -34,17 +36,28 @@ class SlotClock final : public Clock {
 
 // Made first, then the device from `env()`, then Plug. Outlives the servers that offer it; before
 // it is destroyed the device is shut down and drained.
-class Slot {
+class Slot final : private WaitObserver {
  public:
   Slot(EpollLoop& loop, std::string id) : loop_(loop), id_(std::move(id)) {
     dma_.set_messenger(&messages_);
+    loop_.AddWaitObserver(*this);
   }
+  Slot(const Slot&) = delete;
+  Slot& operator=(const Slot&) = delete;
+  ~Slot() override { loop_.RemoveWaitObserver(*this); }
 
   // What the device may use.
   DeviceEnv env() { return {.id = id_, .loop = loop_, .clock = clock_, .dma = dma_, .irq = irqs_}; }
   void Plug(std::unique_ptr<Device> device) {
     device_ = std::move(device);
     irqs_.SetCounts(device_->info());
+  }
+
+  // Has the device act on its deadline if that has come. By itself the slot sees to that while the
+  // clock is the machine's; who moves a virtual one calls it.
+  void CheckDeadline() {
+    const auto deadline = device_->NextDeadline();
+    if (deadline && *deadline <= clock_.now_ns()) device_->OnDeadline();
   }
 
   const std::string& id() const { return id_; }
@@ -56,12 +69,24 @@ class Slot {
   SlotClock& clock() { return clock_; }
 
  private:
+  void BeforeWait() override {
+    const auto deadline =
+        device_ && !clock_.is_virtual() ? device_->NextDeadline() : std::optional<uint64_t>();
+    if (std::exchange(armed_for_, deadline) == deadline) return;
+    deadline ? deadline_timer_.Arm(*deadline) : deadline_timer_.Disarm();
+  }
+
   EpollLoop& loop_;
   std::string id_;
   SlotClock clock_{loop_.clock()};
   DmaTable dma_{loop_};
   DmaMessages messages_{loop_};
   IrqTable irqs_{loop_};
+  std::optional<uint64_t> armed_for_;  // The deadline that the timer waits for.
+  Timer deadline_timer_{loop_, [this] {
+                          armed_for_.reset();
+                          CheckDeadline();
+                        }};
   std::unique_ptr<Device> device_;
 };
 

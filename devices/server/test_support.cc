@@ -61,6 +61,14 @@ void FakeDevice::ReadBar(uint32_t bar, uint64_t offset, Bytes out) {
 void FakeDevice::WriteBar(uint32_t bar, uint64_t offset, ConstBytes in) {
   bar_writes.push_back({bar, offset, {in.begin(), in.end()}});
   if (bar == 0) Copy(Bytes(bar0).subspan(offset, in.size()), in);
+  if (bar == 0 && offset == kTimer && in.size() == 8) {
+    deadline = clock().now_ns() + LoadLe<uint64_t>(in);
+  }
+}
+
+void FakeDevice::OnDeadline() {
+  deadline.reset();
+  SetIntxLevel(true);
 }
 
 void FakeDevice::OnReset(ResetKind) {

@@ -33,6 +33,8 @@ inline constexpr uint64_t kSecond = 1'000'000'000;
 class FakeDevice final : public PciDevice {
  public:
   static constexpr uint64_t kBar0Size = 0x1000;
+  // A write of 8 bytes here starts the timer: INTx is asserted after so many nanoseconds.
+  static constexpr uint64_t kTimer = 0xff8;
   static constexpr uint32_t kMsiVectors = 4;
   static constexpr uint32_t kMsixVectors = 8;
   static constexpr uint32_t kMsixPba = 0x800;
@@ -75,6 +77,8 @@ class FakeDevice final : public PciDevice {
 
   // Device.
   void OnDmaChanged() override { ++dma_changes; }
+  std::optional<uint64_t> NextDeadline() const override { return paused ? std::nullopt : deadline; }
+  void OnDeadline() override;
   Task<void> Drain() override;
   void Resume() override { paused = false; }
   std::span<const DoorbellRange> doorbells() const override { return doorbells_; }
@@ -83,6 +87,7 @@ class FakeDevice final : public PciDevice {
   std::vector<std::byte> bar0 = std::vector<std::byte>(kBar0Size);
   int resets = 0;
   int dma_changes = 0;
+  std::optional<uint64_t> deadline;
   bool paused = false;
   bool refuses_load = false;
   // A read of BAR 0 starts this read of memory in the middle of the access.

@@ -314,8 +314,7 @@ void VfioUserServer::On(Frame& frame, const ClockAdvanceRequest& request) {
     return ReplyError(frame, {"CLOCK_ADVANCE was not negotiated", ENOTSUP});
   }
   slot_.clock().AdvanceTo(request.time_ns);
-  const auto deadline = slot_.device().NextDeadline();
-  if (deadline && *deadline <= request.time_ns) slot_.device().OnDeadline();
+  slot_.CheckDeadline();
   ReplyEmpty(frame);
 }
 

@@ -90,6 +90,19 @@ local scsi = import 'scsi.libsonnet';
     } + more,
   },
 
+  // The general purpose timer, with its interrupt; each code doubles the time, 1 is 125 us. It halts
+  // SCRIPTS: lsi.enable starts the driver's again.
+  start_timer(code):: [
+    { 'bar.write': { bar: 1, offset: lsi.reg.sien1, size: 1, value: lsi.sist1.general } },
+    { 'irq.expect': { index: 'intx', count: 0, at_least: true }, note: 'forgets those before' },
+    { 'bar.write': { bar: 1, offset: lsi.reg.stime1, size: 1, value: code } },
+  ],
+  timer_fires:: [
+    { 'irq.expect': { index: 'intx' }, note: 'GEN' },
+    { 'bar.read': { bar: 1, offset: lsi.reg.sist1, size: 1, expect: { value: lsi.sist1.general } } },
+    { 'irq.unmask': { index: 'intx' } },
+  ],
+
   // Where BARs 1 and 2 come to lie, and where scenarios put their scripts and data.
   registers:: 3758096384,  // 0xe0000000
   ram:: 3758104576,  // 0xe0002000
@@ -107,12 +120,17 @@ local scsi = import 'scsi.libsonnet';
     dsp: 44,
     dsps: 48,
     scratcha: 52,
+    sien1: 65,
     sist0: 66,
+    sist1: 67,
+    stime0: 72,
+    stime1: 73,
     scratchb: 92,
     csbc: 220,
   },
   dstat:: { sir: 4, dfe: 128, iid: 1 },
   sist0:: { mismatch: 128, reset: 2, disconnect: 4 },
+  sist1:: { general: 2, handshake: 1 },
   istat0:: { reset: 64, connected: 8 },
 
   // SCRIPTS, manual chapter 5: each function gives the dwords of an instruction.
