@@ -30,7 +30,7 @@ int ErrnoOf(DmaStatus status) {
 }  // namespace
 
 void TapFile::Record(Event event) {
-  event.time_ns = clock_.now_ns() - start_ns_;
+  event.time_ns = elapsed_ns();
   if (status_) status_ = writer_->Write(event);
 }
 
@@ -212,7 +212,10 @@ class DeviceTap::TappedDevice final : public Device {
 
   void OnDmaChanged() override { real_->OnDmaChanged(); }
   std::optional<uint64_t> NextDeadline() const override { return real_->NextDeadline(); }
-  void OnDeadline() override { real_->OnDeadline(); }
+  void OnDeadline() override {
+    tap_.Deadline();
+    real_->OnDeadline();
+  }
   Task<void> Drain() override { return real_->Drain(); }
   void Resume() override { real_->Resume(); }
   void Save(StateWriter& out) const override { real_->Save(out); }
@@ -263,6 +266,12 @@ vfio_user::Header DeviceTap::Input(vfio_user::Command command, ConstBytes fields
   const auto header = vfio_user::CommandHeader(NextId(), command, fields.size() + data.size());
   file_.RecordInput(MakeEvent(Direction::kIn, header, fields, data));
   return header;
+}
+
+void DeviceTap::Deadline() {
+  const vfio_user::ClockAdvance advance{.time_ns = file_.elapsed_ns()};
+  Input(static_cast<vfio_user::Command>(vfio_user::ExtensionCommand::kClockAdvance),
+        AsBytes(advance), {});
 }
 
 void DeviceTap::InputReply(const vfio_user::Header& command, ConstBytes fields, ConstBytes data) {

@@ -18,6 +18,8 @@ class TapFile {
   TapFile(std::unique_ptr<trace::TraceWriter> writer, const Loop& loop, const Clock& clock)
       : writer_(std::move(writer)), loop_(loop), clock_(clock), start_ns_(clock.now_ns()) {}
 
+  // Since recording began.
+  uint64_t elapsed_ns() const { return clock_.now_ns() - start_ns_; }
   // An event that the device makes, or the answer to one.
   void Record(trace::Event event);
   // An event that comes to the device unasked: the loop's steps before it are recorded first, since
@@ -64,6 +66,8 @@ class DeviceTap {
   void OutputReply(const vfio_user::Header& command, DmaStatus status, ConstBytes fields,
                    ConstBytes data);
   void Interrupt(vfio_user::IrqIndex index, uint32_t vector);
+  // The device's deadline has come.
+  void Deadline();
   uint16_t NextId() { return next_id_++; }
 
   TapFile& file_;

@@ -137,6 +137,12 @@ class InProcessTarget final : public Target {
 
   void AdvanceClock(uint64_t time_ns) override { clock_->AdvanceTo(time_ns); }
 
+  void OnDeadline() override {
+    steps_at_delivery_ = loop_->resumptions();
+    const auto deadline = device_->NextDeadline();
+    if (deadline && *deadline <= clock_->now_ns()) device_->OnDeadline();
+  }
+
   Result<void> Deliver(const trace::Event& command, Reply* reply) override {
     steps_at_delivery_ = loop_->resumptions();
     const auto access = command.fields<vfio_user::RegionAccess>();

@@ -8,11 +8,14 @@
 #include <fstream>
 #include <functional>
 #include <ostream>
+#include <utility>
 
 #include "base/mutant.h"
 #include "base/random.h"
 #include "harness/replay/replayer.h"
 #include "harness/trace/event_file.h"
+#include "protocol/vfio_user_codec.h"
+#include "protocol/vfio_user_extensions.h"
 
 namespace farside::replay {
 namespace {
@@ -154,6 +157,60 @@ TEST_P(TraceTest, OneFlippedByteOfOneReplyIsNamed) {
 INSTANTIATE_TEST_SUITE_P(All, TraceTest, testing::Values(kTrace, kLsiTrace), [](const auto& test) {
   return std::string(test.param == kLsiTrace ? "Lsi" : "Nvme");
 });
+
+// A message that is `T`, then `data`.
+template <typename T>
+Event Message(trace::Direction direction, uint64_t time_ns, vfio_user::Header header,
+              const T& fields, ConstBytes data = {}) {
+  Event event{.direction = direction, .time_ns = time_ns, .bytes = {}, .fds = {}};
+  for (const ConstBytes part : {AsBytes(header), AsBytes(fields), data}) {
+    event.bytes.insert(event.bytes.end(), part.begin(), part.end());
+  }
+  return event;
+}
+
+// What the LSI53C895A's tap records of a driver that starts the general purpose timer (STIME1) with
+// its interrupt enabled (SIEN1), and reads SIST1 when that came. `due_ns`: when the timer fired.
+std::vector<Event> TimerTrace(uint64_t due_ns) {
+  using enum trace::Direction;
+  uint16_t id = 0;
+  std::vector<Event> events;
+  const auto access = [&](Command command, uint64_t time_ns, uint64_t offset, uint8_t value) {
+    const RegionAccess at{.offset = offset, .region = 1, .count = 1};
+    ConstBytes written = AsBytes(value);
+    ConstBytes read;
+    if (command == Command::kRegionRead) std::swap(written, read);
+    const auto header = vfio_user::CommandHeader(id++, command, sizeof at + written.size());
+    const auto reply = vfio_user::ReplyHeader(header, sizeof at + read.size());
+    events.push_back(Message(kIn, time_ns, header, at, written));
+    events.push_back(Message(kOut, time_ns, reply, at, read));
+  };
+  const auto extension = [&](vfio_user::ExtensionCommand command, size_t size, uint32_t flags) {
+    return vfio_user::CommandHeader(id++, static_cast<Command>(command), size, flags);
+  };
+  access(Command::kRegionWrite, 1000, 0x41, 2);
+  access(Command::kRegionWrite, 2000, 0x49, 1);
+  const vfio_user::ClockAdvance advance{.time_ns = due_ns};
+  events.push_back(Message(kIn, due_ns,
+                           extension(vfio_user::ExtensionCommand::kClockAdvance, sizeof advance, 0),
+                           advance));
+  const vfio_user::Interrupt interrupt{.index = 0, .vector = 0};
+  events.push_back(Message(
+      kOut, due_ns,
+      extension(vfio_user::ExtensionCommand::kInterrupt, sizeof interrupt, vfio_user::kFlagNoReply),
+      interrupt));
+  access(Command::kRegionRead, due_ns + 1000, 0x43, 2);
+  return events;
+}
+
+TEST(ReplayTest, ATimerFiresWhereTheRecordingHasIt) {
+  for (const Level level : {Level::kExact, Level::kMemory, Level::kGuest}) {
+    const TemporaryTrace trace(TimerTrace(2000 + 125'000), kLsiTrace);
+    EXPECT_EQ(DivergenceOf(ReplayInProcess(trace.path(), level)), "");
+    const TemporaryTrace early(TimerTrace(2000 + 124'999), kLsiTrace);
+    EXPECT_NE(DivergenceOf(ReplayInProcess(early.path(), level)), "") << "the timer has 125 us";
+  }
+}
 
 TEST(ReplayTest, ATraceThatIsCutIsReplayedUpToTheCut) {
   const TemporaryTrace cut(std::span<const Event>{});

@@ -70,9 +70,13 @@ bool IsSessionCommand(Command command) {
     case Command::kDeviceGetIrqInfo:
       return true;
     default:
-      return static_cast<uint16_t>(command) ==
-             static_cast<uint16_t>(vfio_user::ExtensionCommand::kClockAdvance);
+      return false;
   }
+}
+
+bool IsClockAdvance(const Event& event) {
+  return event.header().command ==
+         static_cast<uint16_t>(vfio_user::ExtensionCommand::kClockAdvance);
 }
 
 bool IsInterrupt(const Event& event) {
@@ -354,6 +358,10 @@ Result<void> Replayer::HandleGuestEvent(const Event& event) {
   Pace(event.time_ns);
   target_.AdvanceClock(event.time_ns);
   ++result_.guest_events;
+  if (IsClockAdvance(event)) {
+    target_.OnDeadline();
+    return {};
+  }
   command_ = event;
   reply_.reset();
   const bool wants_reply = event.command() != Command::kRegionWrite;

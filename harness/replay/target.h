@@ -34,6 +34,10 @@ class Target {
   // Lets the device's clock be `time_ns`, if it can be moved.
   virtual void AdvanceClock(uint64_t time_ns) = 0;
 
+  // The recorded device's deadline has come by the time of the last AdvanceClock. For who does not
+  // see that by it.
+  virtual void OnDeadline() {}
+
   // Gives the device a recorded command, and waits for its reply where `reply` is not null: the
   // reply's payload, or nothing and the errno for an error reply. Outputs may come meanwhile.
   struct Reply {
