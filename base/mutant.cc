@@ -21,7 +21,7 @@ std::string& Active() {
 }  // namespace
 
 bool IsMutant(std::string_view id) { return Active() == id; }
-void SetMutant(std::string_view id) { Active() = id; }
+void SetMutant(std::string_view id) { Active() = id.empty() ? FromEnvironment() : id; }
 
 }  // namespace farside
 

@@ -10,7 +10,7 @@ namespace farside {
 // Whether `id` is the one that SetMutant or, before it is called, the environment variable
 // FARSIDE_MUTANT names.
 bool IsMutant(std::string_view id);
-// Empty: none. Not while another thread runs a device.
+// Empty: the environment's again. Not while another thread runs a device.
 void SetMutant(std::string_view id);
 #define MUTANT(id) (::farside::IsMutant(id))
 #else
