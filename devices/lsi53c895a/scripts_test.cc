@@ -132,6 +132,16 @@ TEST_P(ScriptsTest, JumpsCallsAndConditions) {
   EXPECT_EQ(m().Read32(kTemp), kCode + 10 * 8);
 }
 
+TEST_P(ScriptsTest, TransfersByTheCarry) {
+  Script script(kCode);
+  script.Clear(Script::kCarry)
+      .Int(0xbad, Script::kIfTrue | Script::kIfCarry)
+      .Set(Script::kCarry)
+      .Int(0xbad, Script::kIfCarry)
+      .Int(1, Script::kIfTrue | Script::kIfCarry);
+  ExpectInt(script, 1);
+}
+
 TEST_P(ScriptsTest, AdderShowsTheSumOfARelativeJump) {
   Script script(kCode);
   script.Raw(0x8088'0000, 8).Int(0xbad).Int(3);

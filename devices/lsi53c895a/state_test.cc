@@ -1,6 +1,10 @@
 // Saved state: a chip that goes on elsewhere, in whatever it waited for.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
+#include <string_view>
+
 #include "base/random.h"
 #include "devices/lsi53c895a/driver.h"
 
@@ -22,6 +26,17 @@ class StateTest : public ChipTest {
     EXPECT_EQ(m().Save(), state) << "and back";
     m().chip->Resume();
     m().Run();
+  }
+  // Into a chip that was reset: whether it takes it.
+  bool LoadAnew(ConstBytes state) {
+    m().chip->Reset(ResetKind::kFunction);
+    EXPECT_TRUE(m().Drain());
+    return m().Load(state).has_value();
+  }
+  // Where in `state` the payload of a section begins (devices/core/state_format.md).
+  static size_t PayloadOf(ConstBytes state, std::string_view section) {
+    const auto name = std::ranges::search(state, std::as_bytes(std::span(section)));
+    return static_cast<size_t>(name.end() - state.begin()) + 1 + 2 + 4;
   }
 };
 INSTANTIATE_DMA_MODES(StateTest);
@@ -74,6 +89,36 @@ TEST_P(StateTest, MoveThatWaitsForItsTarget) {
   EXPECT_EQ(driver.TakeInt(), kCompleted);
   EXPECT_EQ(m().unit->written.size(), 512u);
   EXPECT_TRUE(IsFilledWith(m().unit->written, 0x3c));
+}
+
+TEST_P(StateTest, AWaitThatIsNotItsInstructionsIsRefused) {
+  Driver driver(m());
+  EXPECT_EQ(driver.Go(0, "reselect"), 0u);
+  ASSERT_TRUE(m().Drain());
+  auto state = m().Save();
+  std::byte& running = state[PayloadOf(state, "lsi.chip")];
+  std::byte& wait = state[PayloadOf(state, "lsi.chip") + 1];
+  const std::byte reselect = wait;
+  for (uint8_t other = 1; other < 8; ++other) {
+    wait = std::byte{other};
+    EXPECT_EQ(LoadAnew(state), wait == reselect) << int{other};
+  }
+  wait = reselect;
+  running = std::byte{0};
+  EXPECT_FALSE(LoadAnew(state)) << "a script that has halted waits for nothing";
+}
+
+TEST_P(StateTest, ACountOfMessageBytesBeyondTheirBufferIsRefused) {
+  constexpr size_t kMessageInSize = 111;  // In lsi.target, behind the 64 bytes that it counts.
+  ASSERT_TRUE(m().Drain());
+  auto state = m().Save();
+  std::byte& size = state[PayloadOf(state, "lsi.target") + kMessageInSize];
+  size = std::byte{64};
+  EXPECT_TRUE(LoadAnew(state));
+  for (const uint8_t large : {uint8_t{65}, uint8_t{255}}) {
+    size = std::byte{large};
+    EXPECT_FALSE(LoadAnew(state)) << int{large};
+  }
 }
 
 TEST_P(StateTest, DamagedStatesAreRefused) {
