@@ -2,8 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "devices/server/test_support.h"
@@ -193,6 +195,36 @@ TEST_F(StallTest, MoreCommandsThanAreHeldWaitInTheChannel) {
     EXPECT_EQ(reply->header.message_id, id);
   }
   EXPECT_EQ(bench_.server().counters().commands, handled + reads.size());
+}
+
+// Over a socket, whose buffer is what ends it.
+TEST(StallLimitTest, AClientThatSendsOnBehindAResetIsNotReadFrom) {
+  constexpr size_t kPlenty = 8 * VfioUserServer::kMaxHeldBytes;
+  const ByteVector small = RawClient::ReadPayload(Region::kConfig, 0, 4);
+  const ByteVector large = RawClient::WritePayload(Region::kBar0, 0, ByteVector(64 << 10));
+  for (const auto& [command, payload] :
+       {std::pair{Command::kRegionRead, small}, {Command::kRegionWrite, large}}) {
+    Bench bench(Link::kSocket);
+    const auto client = bench.ConnectReady();
+    const SharedMemory memory(kPage);
+    EXPECT_EQ(client->Map(0, kPage, memory.fd()), 0);
+    const auto io = bench.device().StartIo({{0, kPage}}, DmaAccess::kWrite);
+    client->Send(Command::kDeviceReset, {});
+    bench.Settle();
+    const ByteVector message = Pack(vfio_user::CommandHeader(1, command, payload.size()), payload);
+    size_t taken = 0;
+    size_t before = 0;
+    do {
+      before = taken;
+      for (ssize_t sent = 0; sent >= 0; taken += static_cast<size_t>(std::max<ssize_t>(sent, 0))) {
+        sent = client->transport().Send(ConstBytes(message).subspan(taken % message.size()), {});
+      }
+      bench.Settle();
+    } while (taken != before && taken < kPlenty);
+    EXPECT_LT(taken, kPlenty) << payload.size() << " bytes each";
+    bench.device().EndIo(*io);
+    bench.Settle();
+  }
 }
 
 TEST_F(StallTest, ASecondStallBehindTheFirstWaitsItsTurn) {
