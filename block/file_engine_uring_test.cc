@@ -11,6 +11,8 @@
 namespace farside::block {
 namespace {
 
+using ::testing::HasSubstr;
+
 class RestrictedRingTest : public BlockTest {
  protected:
   // Submits one entry and gives its result.
@@ -89,6 +91,14 @@ TEST_F(RestrictedRingTest, RefusesFurtherRegistration) {
   EXPECT_EQ(io_uring_register_files_update(&ring_->get(), 0, &fd, 1), -EACCES);
   EXPECT_EQ(io_uring_register_eventfd(&ring_->get(), fd), -EACCES);
   EXPECT_EQ(io_uring_unregister_files(&ring_->get()), -EACCES);
+}
+
+TEST_F(RestrictedRingTest, WhereItCannotBeMadeThereIsNoEngine) {
+  constexpr int kNoFile = 100'000;
+  const auto engine = CreateUringEngine(kNoFile, *loop_);
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, EBADF);
+  EXPECT_THAT(engine.error().message, HasSubstr("io_uring cannot be restricted"));
 }
 
 }  // namespace

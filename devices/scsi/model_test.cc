@@ -1,5 +1,6 @@
 #include "devices/scsi/model.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -10,6 +11,8 @@
 
 namespace farside::scsi {
 namespace {
+
+using ::testing::HasSubstr;
 
 class ModelTest : public ::testing::Test, public Backends {
  protected:
@@ -69,7 +72,8 @@ TEST_F(ModelTest, RefusesWhatCannotBe) {
   EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","bus":"lsi1.0"})"), "");
   EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","scsi-id":7})"), "");
   EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","scsi-id":16})"), "");
-  EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","lun":8})"), "");
+  EXPECT_THAT(Attach(kDiskModel, R"({"drive":"d0","lun":8})"),
+              HasSubstr("option 'lun' is 8: it must be a whole number from 0 to 7"));
   EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","channel":1})"), "");
   EXPECT_NE(Attach(kDiskModel, R"({"drive":"d0","logical_block_size":100})"), "");
   EXPECT_NE(Attach(kCdModel, R"({"drive":"d0","logical_block_size":2048})"), "");
