@@ -77,6 +77,32 @@ class TraceTest : public ::testing::Test {
     return events;
   }
 
+  // The blocks of the file, of which there are few.
+  std::vector<std::byte> Content() {
+    std::vector<std::byte> content(4096);
+    content.resize(ZstdReader::Open(path_).value().Read(content).value());
+    return content;
+  }
+
+  // The file anew: one frame that is `content` as it is. `window` is its header's
+  // Window_Descriptor.
+  void WriteFrame(ConstBytes content, uint8_t window = (23 - 10) << 3) {
+    const uint32_t block = static_cast<uint32_t>(content.size()) << 3 | 1;  // Raw, and the last.
+    std::ofstream file(path_, std::ios::binary | std::ios::trunc);
+    const uint8_t head[] = {0x28,
+                            0xb5,
+                            0x2f,
+                            0xfd,
+                            0,  // No size, no checksum.
+                            window,
+                            static_cast<uint8_t>(block),
+                            static_cast<uint8_t>(block >> 8),
+                            static_cast<uint8_t>(block >> 16)};
+    file.write(reinterpret_cast<const char*>(head), sizeof head);
+    file.write(reinterpret_cast<const char*>(content.data()),
+               static_cast<std::streamsize>(content.size()));
+  }
+
   std::string path_ = "/tmp/farside-trace-" + std::to_string(getpid()) + ".trace";
 };
 
@@ -233,37 +259,27 @@ TEST_F(TraceTest, RewindReadsTheSameAgain) {
 // A frame's header may ask for 128 MiB and more before there is any content.
 TEST_F(TraceTest, TakesNoMemoryByANumberInTheFile) {
   WriteAll({Message(Command::kDmaWrite, 8, 1)});
-  std::vector<std::byte> content(4096);
-  {
-    auto file = ZstdReader::Open(path_);
-    ASSERT_TRUE(file);
-    const auto got = file->Read(content);
-    ASSERT_TRUE(got);
-    content.resize(*got);
-  }
-  const auto write_frame = [&](uint8_t window) {
-    const uint32_t block = static_cast<uint32_t>(content.size()) << 3 | 1;  // Raw, and the last.
-    std::ofstream file(path_, std::ios::binary | std::ios::trunc);
-    const uint8_t head[] = {0x28,
-                            0xb5,
-                            0x2f,
-                            0xfd,
-                            0,  // No size, no checksum.
-                            window,
-                            static_cast<uint8_t>(block),
-                            static_cast<uint8_t>(block >> 8),
-                            static_cast<uint8_t>(block >> 16)};
-    file.write(reinterpret_cast<const char*>(head), sizeof head);
-    file.write(reinterpret_cast<const char*>(content.data()),
-               static_cast<std::streamsize>(content.size()));
-  };
+  const auto content = Content();
   std::string error;
   bool truncated = false;
-  write_frame((23 - 10) << 3);  // 8 MiB: what `zstd -19` asks for.
+  WriteFrame(content, (23 - 10) << 3);  // 8 MiB: what `zstd -19` asks for.
   EXPECT_EQ(ReadAll(&error, &truncated).size(), 1u) << error;
-  write_frame((27 - 10) << 3);
+  WriteFrame(content, (27 - 10) << 3);
   EXPECT_EQ(ReadAll(&error, &truncated).size(), 0u);
   EXPECT_NE(error.find("is no Farside trace"), std::string::npos) << error;
+}
+
+// A block has its length at both ends, so that a file can be read backwards.
+TEST_F(TraceTest, ABlockWhoseTwoLengthsDifferIsMalformed) {
+  WriteAll({Message(Command::kDmaWrite, 8, 1)});
+  auto content = Content();
+  const Bytes last = Bytes(content).last(sizeof(uint32_t));
+  StoreLe(last, LoadLe<uint32_t>(last) + 4);
+  WriteFrame(content);
+  std::string error;
+  bool truncated = false;
+  EXPECT_EQ(ReadAll(&error, &truncated).size(), 0u);
+  EXPECT_NE(error.find("a block's two lengths differ"), std::string::npos) << error;
 }
 
 }  // namespace
