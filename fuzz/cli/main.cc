@@ -1,6 +1,7 @@
 // farside-fuzz: the fuzz targets without an engine. Runs inputs, says what is in them, and makes
 // up sessions of its own. `farside fuzz` (harness/fuzz) is what people call.
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -208,11 +209,18 @@ int Main(std::span<const std::string> args) {
   return kBadUsage;
 }
 
+// What one session frees the next one takes: it costs page faults to give it back between them.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 16 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+}
+
 }  // namespace
 }  // namespace farside::fuzz
 
 int main(int argc, char** argv) {
   farside::fuzz::SetSanitizerOptions(argc, argv);
+  farside::fuzz::KeepFreedMemory();
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
   return farside::fuzz::Main(args);
 }
