@@ -252,15 +252,21 @@ void Chip::PhaseMismatch() {
   regs_.Set(kDsp, regs_[second ? kPmjad2 : kPmjad1]);
 }
 
-Task<void> Chip::InputOutput() {
+// All I/O instructions but a selection, which may read its target from a table: false.
+bool Chip::InputOutput() {
   const auto opcode = IoOpcode{execution_.instruction.opcode()};
   if (opcode == IoOpcode::kSet || opcode == IoOpcode::kClear) {
-    co_return SetClear(opcode == IoOpcode::kSet);
+    SetClear(opcode == IoOpcode::kSet);
+  } else if (bit(kScntl0, kScntl0Trg)) {
+    IllegalInstruction();
+  } else if (opcode == IoOpcode::kSelect) {
+    return false;
+  } else if (opcode == IoOpcode::kWaitDisconnect) {
+    WaitDisconnect();
+  } else {
+    WaitReselect();
   }
-  if (bit(kScntl0, kScntl0Trg)) co_return IllegalInstruction();
-  if (opcode == IoOpcode::kSelect) co_return co_await Select();
-  if (opcode == IoOpcode::kWaitDisconnect) co_return WaitDisconnect();
-  WaitReselect();
+  return true;
 }
 
 // The script goes on while the selection takes its time: it waits when it first needs the bus.

@@ -145,9 +145,10 @@ class Chip final : public PciDevice, private scsi::Initiator {
   void DecodeThird();
   Task<bool> ReadMemory(uint64_t address, Bytes out);
   Task<bool> WriteMemory(uint64_t address, ConstBytes in);
-  Task<bool> TakeTurn(uint64_t generation, size_t size);
+  bool TurnIsOver(size_t size);
   bool OnDmaEnd(DmaStatus status, uint64_t generation);
   uint64_t Widen(uint32_t low, Reg selector) const;
+  bool ExecuteAtOnce();
   Task<void> Execute();
   void ReadWrite();
   void Transfer();
@@ -175,7 +176,7 @@ class Chip final : public PciDevice, private scsi::Initiator {
   void OnReceived(ConstBytes bytes);
   void ShowMove();
   void PhaseMismatch();
-  Task<void> InputOutput();
+  bool InputOutput();
   Task<void> Select();
   void WaitDisconnect();
   void WaitReselect();

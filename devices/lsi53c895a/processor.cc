@@ -85,7 +85,7 @@ Task<void> Chip::Run() {
         continue;
       }
     }
-    co_await Execute();
+    if (!ExecuteAtOnce()) co_await Execute();
     if (generation != generation_) continue;
     UpdateHandshakeTimer();
     if (execution_.wait == Wait::kNone && bit(kDcntl, kDcntlSsm)) Post({.dstat = kDstatSsi});
@@ -139,7 +139,8 @@ Task<bool> Chip::ReadMemory(uint64_t address, Bytes out) {
   const uint64_t generation = generation_;
   for (;;) {
     const uint64_t changes = dma_changes_;
-    if (!co_await TakeTurn(generation, out.size())) co_return false;
+    if (TurnIsOver(out.size())) co_await Turn{loop()};
+    if (generation != generation_) co_return false;
     const DmaStatus status = co_await dma().Read(address, out);
     if (status == DmaStatus::kCancelled && changes != dma_changes_) continue;
     co_return OnDmaEnd(status, generation);
@@ -150,7 +151,8 @@ Task<bool> Chip::WriteMemory(uint64_t address, ConstBytes in) {
   const uint64_t generation = generation_;
   for (;;) {
     const uint64_t changes = dma_changes_;
-    if (!co_await TakeTurn(generation, in.size())) co_return false;
+    if (TurnIsOver(in.size())) co_await Turn{loop()};
+    if (generation != generation_) co_return false;
     const DmaStatus status = co_await dma().Write(address, in);
     if (status == DmaStatus::kCancelled && changes != dma_changes_) continue;
     co_return OnDmaEnd(status, generation);
@@ -158,16 +160,12 @@ Task<bool> Chip::WriteMemory(uint64_t address, ConstBytes in) {
 }
 
 // An access of an instruction that has many of them counts like an instruction, and a long one like
-// several.
-Task<bool> Chip::TakeTurn(uint64_t generation, size_t size) {
+// several. True: the loop is to do something else before it.
+bool Chip::TurnIsOver(size_t size) {
   const auto cost = static_cast<uint32_t>(1 + size / kBytesPerTurn);
-  if (turns_left_ == 0) {
-    if (!MUTANT("lsi-script-never-yields")) co_await Turn{loop()};
-    turns_left_ = options_.quantum;
-  } else {
-    turns_left_ -= std::min(turns_left_, cost);
-  }
-  co_return generation == generation_;
+  const bool over = turns_left_ == 0;
+  turns_left_ = over ? options_.quantum : turns_left_ - std::min(turns_left_, cost);
+  return over && !MUTANT("lsi-script-never-yields");
 }
 
 bool Chip::OnDmaEnd(DmaStatus status, uint64_t generation) {
@@ -177,21 +175,31 @@ bool Chip::OnDmaEnd(DmaStatus status, uint64_t generation) {
   return false;
 }
 
-Task<void> Chip::Execute() {
+// False: the instruction may reach memory, and is left to Execute.
+bool Chip::ExecuteAtOnce() {
   switch (execution_.instruction.kind()) {
-    case InstructionKind::kBlockMove:
-      co_return co_await BlockMove();
-    case InstructionKind::kIo:
-      co_return co_await InputOutput();
     case InstructionKind::kReadWrite:
-      co_return ReadWrite();
+      ReadWrite();
+      return true;
     case InstructionKind::kTransfer:
-      co_return Transfer();
+      Transfer();
+      return true;
+    case InstructionKind::kIo:
+      return InputOutput();
+    case InstructionKind::kBlockMove:
     case InstructionKind::kMemoryMove:
-      co_return co_await MemoryMove();
     case InstructionKind::kLoadStore:
-      co_return co_await LoadStore();
+      return false;
   }
+  return false;
+}
+
+Task<void> Chip::Execute() {
+  const InstructionKind kind = execution_.instruction.kind();
+  if (kind == InstructionKind::kIo) return Select();
+  if (kind == InstructionKind::kMemoryMove) return MemoryMove();
+  if (kind == InstructionKind::kLoadStore) return LoadStore();
+  return BlockMove();
 }
 
 uint8_t Chip::ReadByte(uint32_t reg) {
