@@ -18,6 +18,8 @@ DeviceInfo MakeInfo(std::string_view model, const PciConfig& config, uint32_t ms
   return info;
 }
 
+Task<DmaStatus> Ended(DmaStatus status) { co_return status; }
+
 }  // namespace
 
 PciDevice::PciDevice(std::string_view model, DeviceEnv env, const PciConfig& config,
@@ -202,27 +204,28 @@ bool PciDevice::InsideOwnBar(uint64_t iova, uint64_t size, uint32_t bar, uint64_
 
 DmaStatus PciDevice::SelfAccess(uint32_t, uint64_t, Bytes, DmaAccess) { return DmaStatus::kFault; }
 
+// An access that goes out is the space's own task: none of the gate's is around it.
 Task<DmaStatus> PciDevice::Gate::Read(uint64_t iova, Bytes out) {
   uint32_t bar;
   uint64_t offset;
-  if (!device_.config_.may_master()) co_return DmaStatus::kFault;
+  if (!device_.config_.may_master()) return Ended(DmaStatus::kFault);
   if (device_.config_.OwnsAddress(iova, out.size(), &bar, &offset)) {
-    if (!device_.InsideOwnBar(iova, out.size(), bar, offset)) co_return DmaStatus::kFault;
-    co_return device_.SelfAccess(bar, offset, out, DmaAccess::kRead);
+    if (!device_.InsideOwnBar(iova, out.size(), bar, offset)) return Ended(DmaStatus::kFault);
+    return Ended(device_.SelfAccess(bar, offset, out, DmaAccess::kRead));
   }
-  co_return co_await device_.env_.dma.Read(iova, out);
+  return device_.env_.dma.Read(iova, out);
 }
 
 Task<DmaStatus> PciDevice::Gate::Write(uint64_t iova, ConstBytes in) {
   uint32_t bar;
   uint64_t offset;
-  if (!device_.config_.may_master()) co_return DmaStatus::kFault;
+  if (!device_.config_.may_master()) return Ended(DmaStatus::kFault);
   if (device_.config_.OwnsAddress(iova, in.size(), &bar, &offset)) {
-    if (!device_.InsideOwnBar(iova, in.size(), bar, offset)) co_return DmaStatus::kFault;
+    if (!device_.InsideOwnBar(iova, in.size(), bar, offset)) return Ended(DmaStatus::kFault);
     std::vector<std::byte> copy(in.begin(), in.end());
-    co_return device_.SelfAccess(bar, offset, copy, DmaAccess::kWrite);
+    return Ended(device_.SelfAccess(bar, offset, copy, DmaAccess::kWrite));
   }
-  co_return co_await device_.env_.dma.Write(iova, in);
+  return device_.env_.dma.Write(iova, in);
 }
 
 // What a lease holds for the function may be written only as long as it masters the bus: a driver
