@@ -49,7 +49,9 @@ void StateWriter::EndSection() {
 }
 
 void StateWriter::PutBytes(ConstBytes bytes) {
-  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  const size_t at = bytes_.size();
+  bytes_.resize(at + bytes.size());
+  Copy(Bytes(bytes_).subspan(at), bytes);
 }
 
 std::vector<std::byte> StateWriter::Finish() {
