@@ -1,10 +1,12 @@
 #include "fuzz/host/client.h"
 
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -17,7 +19,11 @@ using vfio_user::Command;
 
 namespace {
 
-constexpr uint8_t kGuardByte = 0xdb;
+constexpr auto kGuardBytes = [] {
+  std::array<std::byte, SharedWindow::kGuard> bytes;
+  bytes.fill(std::byte{0xdb});
+  return bytes;
+}();
 constexpr std::string_view kCapabilities =
     R"({"capabilities":{"max_msg_fds":16,"write_multiple":true,"farside":{"interrupt":true,"clock":true}}})";
 // How often a wait may find nothing new before what is missing counts as never coming.
@@ -32,16 +38,15 @@ constexpr uint8_t kWindowOtherReach = 1 << 3;  // Not as the session's other win
 SharedWindow::SharedWindow(uint64_t size)
     : fd_(MakeMemfd("fuzz", size + 2 * kGuard).value()),
       mapping_(Mapping::Map(fd_.get(), 0, size + 2 * kGuard, PROT_READ | PROT_WRITE).value()) {
-  Fill({mapping_.data(), kGuard}, kGuardByte);
-  Fill({mapping_.data() + kGuard + size, kGuard}, kGuardByte);
+  Copy({mapping_.data(), kGuard}, kGuardBytes);
+  Copy({mapping_.data() + kGuard + size, kGuard}, kGuardBytes);
 }
 
 void SharedWindow::CheckGuards() const {
-  const auto intact = [](ConstBytes guard) {
-    return std::ranges::all_of(guard, [](std::byte b) { return b == std::byte{kGuardByte}; });
+  const auto intact = [](const std::byte* guard) {
+    return std::memcmp(guard, kGuardBytes.data(), kGuard) == 0;
   };
-  if (!intact({mapping_.data(), kGuard}) ||
-      !intact({mapping_.data() + mapping_.size() - kGuard, kGuard})) {
+  if (!intact(mapping_.data()) || !intact(mapping_.data() + mapping_.size() - kGuard)) {
     Violation("guard", "memory beside a window was written");
   }
 }
@@ -63,10 +68,7 @@ bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
   waiting_count_ = 0;
   held_dma_.clear();
   windows_.clear();
-  for (Vector& vector : vectors_) {
-    vector.armed = false;
-    DrainEventfd(vector.eventfd.get());
-  }
+  DisarmAll();
   Fill(memory_.bytes(), 0);
   Fill(high_memory_.bytes(), 0);
   std::vector<std::byte> version = Pack(vfio_user::Version{.major = 0, .minor = 1});
@@ -89,10 +91,26 @@ void Client::Disconnect() {
   // What was under way may still be written and signalled until the server has seen the end.
   for (int step = 0; step < kMaxLastSteps && pump_.Step(); ++step) {
   }
-  for (Vector& vector : vectors_) {
-    vector.armed = false;
-    DrainEventfd(vector.eventfd.get());
+  DisarmAll();
+}
+
+void Client::DisarmAll() {
+  for (Vector& vector : vectors_) vector.armed = false;
+  TakeSignals();
+}
+
+// Most looks find nothing: one system call.
+std::array<uint64_t, Client::kVectors> Client::TakeSignals() {
+  std::array<pollfd, kVectors> polls;
+  for (size_t i = 0; i < kVectors; ++i) {
+    polls[i] = {.fd = vectors_[i].eventfd.get(), .events = POLLIN, .revents = 0};
   }
+  std::array<uint64_t, kVectors> signals{};
+  if (poll(polls.data(), polls.size(), 0) <= 0) return signals;
+  for (size_t i = 0; i < kVectors; ++i) {
+    if (polls[i].revents != 0) signals[i] = DrainEventfd(polls[i].fd);
+  }
+  return signals;
 }
 
 uint16_t Client::Send(Command command, ConstBytes payload, uint32_t flags,
@@ -403,14 +421,14 @@ void Client::SetIrqs(const Event& event) {
   }
 }
 
-// Signals since the last look; of one that is armed nowhere there must be none.
+// Of a vector that is armed nowhere there must be no signals.
 void Client::LookAtVectors() {
-  for (const Vector& vector : vectors_) {
-    const uint64_t signals = DrainEventfd(vector.eventfd.get());
-    if (signals != 0 && !vector.armed && !broke_framing_) {
+  const auto signals = TakeSignals();
+  for (size_t i = 0; i < kVectors; ++i) {
+    if (signals[i] != 0 && !vectors_[i].armed && !broke_framing_) {
       Violation("interrupt-unarmed", "an eventfd is signalled that no vector has");
     }
-    counts_.interrupts += signals;
+    counts_.interrupts += signals[i];
   }
 }
 

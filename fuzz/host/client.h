@@ -124,6 +124,9 @@ class Client {
   void AnswerDma(const HeldDma& dma, std::optional<Answer> answer);
   Bytes Memory(uint64_t iova, uint64_t size);
   void LookAtVectors();
+  void DisarmAll();
+  // What each vector was signalled with since the last call.
+  std::array<uint64_t, kVectors> TakeSignals();
 
   Pump& pump_;
   AnswerSource& source_;
