@@ -95,7 +95,9 @@ Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
 
 Result<void> SetNonBlocking(int fd) {
   const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
+  const bool done =
+      flags >= 0 && ((flags & O_NONBLOCK) != 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
+  if (!done) {
     return FailWith(errno, "cannot make fd {} non-blocking: {}", fd, ErrnoText(errno));
   }
   return {};
