@@ -33,8 +33,14 @@ constexpr uint32_t kUnmask = kIrqDataNone | kIrqActionUnmask;
 
 class IrqTableTest : public testing::Test {
  protected:
-  void EnableMsix() { client_->Write(Region::kConfig, FakeDevice::kMsixControl, pci::kMsixEnable); }
+  // Messages are writes to memory.
+  void EnableBusMaster() { client_->Write(Region::kConfig, pci::kCommand, pci::kCommandBusMaster); }
+  void EnableMsix() {
+    EnableBusMaster();
+    client_->Write(Region::kConfig, FakeDevice::kMsixControl, pci::kMsixEnable);
+  }
   void EnableMsi(uint32_t log2_vectors) {
+    EnableBusMaster();
     client_->Write(Region::kConfig, FakeDevice::kMsiControl,
                    static_cast<uint16_t>(pci::kMsiEnable | log2_vectors << 4));
   }
