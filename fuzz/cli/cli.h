@@ -45,6 +45,10 @@ struct ConnectOptions {
 int PlayAgainst(const ConnectOptions& options);
 int PlayFile(const std::string& socket, const std::string& path, bool generic);
 
+// round_trip.cc. What a message to another process and back takes, over a UNIX socket: measured
+// now.
+double RoundTripSeconds();
+
 // census.cc. Prints JSON.
 int Census(const TargetDef& def, std::span<const std::string> paths);
 

@@ -1,19 +1,18 @@
 // farside-fuzz connect and play: sessions against a vfio-user server in another process, of which
 // nothing is seen but what comes over its socket.
 #include <fmt/format.h>
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 #include <utility>
 
 #include "base/options.h"
 #include "fuzz/cli/cli.h"
 #include "fuzz/cli/generic_grammar.h"
-#include "fuzz/cli/player.h"
+#include "fuzz/host/player.h"
+#include "fuzz/host/socket_pump.h"
 #include "fuzz/mutator/mutator.h"
 #include "fuzz/mutator/server_grammar.h"
 #include "fuzz/session/text.h"
@@ -24,47 +23,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// A client counts a reply as missing after some waits of this length (fuzz/host/client.cc).
-constexpr int kReplyMs = 2500;
-// For what may come unasked, where the client has made an orderly answer impossible.
-constexpr int kStrayMs = 5;
 constexpr std::chrono::seconds kConnectTime{5};
 constexpr uint32_t kRegions = 9;
-
-std::unique_ptr<Transport> ConnectTo(const std::string& path, std::chrono::milliseconds patience) {
-  const auto deadline = SteadyClock::now() + patience;
-  for (;;) {
-    if (auto socket = ConnectUnix(path)) {
-      auto transport = SocketTransport::Create(*std::move(socket));
-      return transport ? *std::move(transport) : nullptr;
-    }
-    if (SteadyClock::now() >= deadline) return nullptr;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-}
-
-// The server has a process of its own: this end waits for its socket.
-class SocketPump final : public Pump {
- public:
-  void Watch(const Client& client) { client_ = &client; }
-  void set_fd(int fd) { fd_ = fd; }
-
-  bool Step() override {
-    if (client_ == nullptr || !client_->connected() || client_->closed()) return false;
-    pollfd ready{.fd = fd_, .events = POLLIN, .revents = 0};
-    int timeout = 0;
-    if (client_->expects_reply()) {
-      timeout = kReplyMs;
-    } else if (client_->broke_framing()) {
-      timeout = kStrayMs;
-    }
-    return poll(&ready, 1, timeout) > 0;
-  }
-
- private:
-  const Client* client_ = nullptr;
-  int fd_ = -1;
-};
 
 // What is being played, for the report of an abort.
 std::string current;

@@ -53,8 +53,14 @@ double CpuSeconds() {
 void PrintTally(const TargetDef& def, const Target& target, uint64_t runs, double seconds) {
   fmt::print("{}: {} sessions in {:.2f} s of CPU, {:.0f} a second\n", def.name, runs, seconds,
              static_cast<double>(runs) / std::max(seconds, 1e-9));
-  if (!def.has_io || target.tally().sessions == 0) return;
   const Tally& tally = target.tally();
+  if (tally.round_trips != 0) {
+    const double floor = static_cast<double>(tally.round_trips) * RoundTripSeconds();
+    fmt::print(
+        "  {} round trips to another process in {:.2f} s, which alone take {:.2f} s: {:.2f}\n",
+        tally.round_trips, tally.seconds, floor, floor / tally.seconds);
+  }
+  if (!def.has_io || tally.sessions == 0) return;
   const auto share = [&](uint64_t some) {
     return 100.0 * static_cast<double>(some) / static_cast<double>(tally.sessions);
   };

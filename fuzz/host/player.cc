@@ -1,4 +1,4 @@
-#include "fuzz/cli/player.h"
+#include "fuzz/host/player.h"
 
 #include <utility>
 

@@ -23,6 +23,9 @@ struct Tally {
   uint64_t with_dma = 0;         // In which a DMA access was completed,
   uint64_t with_interrupts = 0;  // an interrupt raised,
   uint64_t with_io = 0;          // a command of the disk's executed.
+  // Where the target is a process: waits for its answers, and how long the sessions took.
+  uint64_t round_trips = 0;
+  double seconds = 0;
 };
 
 class Target {
@@ -99,6 +102,7 @@ std::unique_ptr<Target> MakeClientTarget();
 std::unique_ptr<Target> MakeBlockTarget();
 std::unique_ptr<Target> MakeStateTarget();
 std::unique_ptr<Target> MakeCommandLineTarget();
+std::unique_ptr<Target> MakeDiskProcTarget();
 std::vector<std::string> StateWords();
 std::vector<Seed> StateSeeds(const std::string& source);
 std::vector<std::string> CommandLineWords();

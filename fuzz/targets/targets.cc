@@ -30,6 +30,8 @@ constexpr TargetDef kTargets[] = {
      .help = "the command line of a device process, an argument a line",
      .make = &MakeCommandLineTarget,
      .facts = {&CommandLineWords, &CommandLineSeeds}},
+    {"disk_proc", "a whole disk-proc with an NVMe controller, across its socket",
+     &MakeDiskProcTarget, &ServerGrammar},
 };
 
 // Rows stay where they are when others come: callers keep pointers to them.

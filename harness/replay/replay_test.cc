@@ -52,8 +52,8 @@ class TemporaryTrace {
   const std::string path_ = testing::TempDir() + "/replay-" + std::to_string(getpid()) + ".trace";
 };
 
-// What is missed is given up soon where it is to be missed, and late where it is not: the machine may
-// be busy.
+// What is missed is given up soon where it is to be missed, and late where it is not: the machine
+// may be busy.
 constexpr uint64_t kImpatientNs = 50'000'000;
 constexpr uint64_t kPatientNs = 5'000'000'000;
 

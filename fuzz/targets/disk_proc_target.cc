@@ -1,0 +1,110 @@
+// The target "disk_proc": a device process as it is started by a VMM, in a process of its own,
+// under a hostile client across a socket. What it executes counts as coverage here. Oracles besides
+// the client's: "server-gone" (it has ended, or takes no client any more).
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "devices/registry/registry.h"
+#include "fuzz/host/oracle.h"
+#include "fuzz/host/player.h"
+#include "fuzz/host/shared_counters.h"
+#include "fuzz/host/socket_pump.h"
+#include "fuzz/targets/target.h"
+#include "process/device_process.h"
+
+namespace farside::fuzz {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kConnectTime{10};
+constexpr std::chrono::microseconds kStray{200};  // The process is near, and ours.
+
+class DiskProcTarget final : public Target {
+ public:
+  DiskProcTarget() {
+    directory_ = std::filesystem::temp_directory_path() / "farside-fuzz-XXXXXX";
+    CHECK(mkdtemp(directory_.data()) != nullptr);
+    ShareCounters();
+    Start();
+    pump_.Watch(player_.client());
+  }
+
+  ~DiskProcTarget() override {
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
+
+  void Run(ConstBytes input) override {
+    const auto begin = SteadyClock::now();
+    Decode(input, &session_);
+    player_.set_observer(
+        [this](size_t index, const Event& event) { Tell(ServerGrammar(), index, event); });
+    player_.client().ForgetCounts();
+    player_.Play(session_);
+    // Not at the next session's begin: the input that is kept is the one that did it.
+    player_.ExpectServer();
+    player_.client().Disconnect();
+    const Client::Counts& counts = player_.client().counts();
+    ++tally_.sessions;
+    tally_.with_dma += counts.dma != 0;
+    tally_.with_interrupts += counts.interrupts != 0;
+    tally_.round_trips += counts.round_trips;
+    tally_.seconds += std::chrono::duration<double>(SteadyClock::now() - begin).count();
+  }
+
+ private:
+  std::string socket_path() const { return directory_ + "/socket"; }
+
+  void Start() {
+    child_ = fork();
+    CHECK(child_ >= 0);
+    if (child_ != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    MuteLog();
+    const std::string socket = "--socket-path=" + socket_path();
+    const char* const arguments[] = {
+        "disk-proc",
+        "-blockdev",
+        "driver=memory,node-name=d0,size=65536",
+        "-device",
+        "nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5",
+        socket.c_str()};
+    // No destructor of the parent's and no leak check here.
+    _exit(DeviceProcessMain("disk-proc", DiskModels(), std::size(arguments), arguments));
+  }
+
+  std::unique_ptr<Transport> Connect() {
+    if (int status; waitpid(child_, &status, WNOHANG) == child_) {
+      Violation("server-gone", "the process has ended {} {}",
+                WIFSIGNALED(status) ? "by signal" : "with status",
+                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    }
+    auto transport = ConnectTo(socket_path(), kConnectTime);
+    if (transport != nullptr) pump_.set_fd(transport->fd());
+    return transport;
+  }
+
+  std::string directory_;
+  pid_t child_ = -1;
+  SocketPump pump_{kStray};
+  Player player_{ServerGrammar(), pump_, [this] { return Connect(); }};
+  Session session_;
+};
+
+}  // namespace
+
+std::unique_ptr<Target> MakeDiskProcTarget() { return std::make_unique<DiskProcTarget>(); }
+
+}  // namespace farside::fuzz
