@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "fuzz/host/oracle.h"
+#include "fuzz/mutator/server_events.h"
 #include "protocol/test_support.h"
 
 namespace farside::fuzz {
@@ -24,14 +25,13 @@ constexpr auto kGuardBytes = [] {
   bytes.fill(std::byte{0xdb});
   return bytes;
 }();
+static_assert(ProtocolReferee::kMaxWindows == 6);
 constexpr std::string_view kCapabilities =
-    R"({"capabilities":{"max_msg_fds":16,"write_multiple":true,"farside":{"interrupt":true,"clock":true}}})";
+    R"({"capabilities":{"max_msg_fds":16,"max_dma_maps":6,"write_multiple":true,"farside":{"interrupt":true,"clock":true}}})";
 // How often a wait may find nothing new before what is missing counts as never coming.
 constexpr uint32_t kPatience = 4;
 constexpr int kMaxLastSteps = 1024;  // Of a server whose client is gone.
-// Bits of a window's `size`.
-constexpr uint8_t kWindowByFd = 1 << 2;
-constexpr uint8_t kWindowOtherReach = 1 << 3;  // Not as the session's other windows.
+constexpr int kMaxSettleSteps = 64;
 
 }  // namespace
 
@@ -57,12 +57,13 @@ Client::Client(Pump& pump, AnswerSource& source) : pump_(pump), source_(source) 
 
 Client::~Client() = default;
 
-bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
+bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message, bool hasty) {
   transport_ = std::move(transport);
   reader_ = std::make_unique<vfio_user::FrameReader>(
       vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
   by_message_ = by_message;
-  closed_ = broke_framing_ = held_ = false;
+  closed_ = broke_framing_ = lost_track_ = held_ = false;
+  if (referee_ != nullptr) referee_->Begin();
   last_id_ = 0;  // Made-up frames have ids above 0x8000.
   waiting_.reset();
   waiting_count_ = 0;
@@ -71,6 +72,7 @@ bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message) {
   DisarmAll();
   Fill(memory_.bytes(), 0);
   Fill(high_memory_.bytes(), 0);
+  if (hasty) Call(Command::kDeviceGetInfo, AsBytes(vfio_user::DeviceInfo{.argsz = 16}));
   std::vector<std::byte> version = Pack(vfio_user::Version{.major = 0, .minor = 1});
   const ConstBytes text = std::as_bytes(std::span(kCapabilities));
   version.insert(version.end(), text.begin(), text.end());
@@ -119,13 +121,20 @@ uint16_t Client::Send(Command command, ConstBytes payload, uint32_t flags,
   const vfio_user::Header header = vfio_user::CommandHeader(id, command, payload.size(), flags);
   std::vector<std::byte> message = Pack(header);
   message.insert(message.end(), payload.begin(), payload.end());
-  // It counts as sent before it is, since it may be answered within.
-  if ((flags & vfio_user::kFlagNoReply) == 0 && !waiting_[id]) {
-    waiting_.set(id);
-    ++waiting_count_;
-  }
+  BeginCommand(header, payload, fds);
   SendBytes(message, fds);
   return id;
+}
+
+// It counts as sent before it is, since it may be answered within.
+void Client::BeginCommand(const vfio_user::Header& header, ConstBytes payload,
+                          std::span<const int> fds) {
+  last_sent_ = header.message_id;
+  if ((header.flags & vfio_user::kFlagNoReply) == 0 && !waiting_[header.message_id]) {
+    waiting_.set(header.message_id);
+    ++waiting_count_;
+  }
+  if (referee_ != nullptr && !broke_framing_) referee_->OnCommand(header, payload, fds);
 }
 
 void Client::SendBytes(ConstBytes bytes, std::span<const int> fds) {
@@ -231,6 +240,13 @@ void Client::OnReply(const vfio_user::Frame& frame) {
     Violation("framing", "an error reply to message {} has {} bytes of payload", id,
               frame.payload.size());
   }
+  if (referee_ != nullptr) {
+    referee_->OnReply(frame);
+    const bool resets = frame.command() == Command::kDeviceReset && !error;
+    if (resets && id == last_sent_ && pump_.holds_up()) {
+      Violation("reset", "RESET is answered while requests of before are in flight");
+    }
+  }
   if (wanted_ == id && !error) {
     wanted_payload_.emplace(frame.payload.begin(), frame.payload.end());
   }
@@ -259,9 +275,15 @@ void Client::OnDma(const vfio_user::Frame& frame) {
     if (window == windows_.end()) break;
     at = window->size - (at - window->iova) > end - at ? end : window->iova + window->size;
   }
-  if (at != end && !broke_framing_) {
+  if (at != end && !broke_framing()) {
     Violation("dma-window", "the device {} {} bytes at {:#x}, where no window allows it",
               writes ? "writes" : "reads", access.count, access.iova);
+  }
+  const auto twin = [&](const HeldDma& held) {
+    return held.header.message_id == frame.header.message_id;
+  };
+  if (std::ranges::any_of(held_dma_, twin)) {
+    Violation("answered", "the server has two requests under the id {}", frame.header.message_id);
   }
   if (writes) WriteMemory(access.iova, frame.payload.subspan(sizeof access));
   const HeldDma dma{.header = frame.header, .access = access};
@@ -304,7 +326,7 @@ void Client::Release(Answer answer) {
 }
 
 // As much of the range as is memory; windows of a session's own all show the same first bytes.
-Bytes Client::Memory(uint64_t iova, uint64_t size) {
+Bytes Client::Memory(uint64_t iova, uint64_t size) const {
   for (const auto& [base, window] :
        {std::pair(Host::kBase, &memory_), std::pair(Host::kHighBase, &high_memory_)}) {
     const Bytes bytes = window->bytes();
@@ -318,22 +340,30 @@ Bytes Client::Memory(uint64_t iova, uint64_t size) {
 void Client::WriteMemory(uint64_t iova, ConstBytes data) {
   const Bytes memory = Memory(iova, data.size());
   Copy(memory, data.first(memory.size()));
+  if (referee_ != nullptr) referee_->OnGuestWrite(iova, data.first(memory.size()));
 }
 
 void Client::Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd) {
-  const bool high = iova >= Host::kHighBase;
-  const SharedWindow& memory = high ? high_memory_ : memory_;
-  const vfio_user::DmaMap map{.argsz = sizeof map,
-                              .flags = flags,
-                              .offset = by_fd ? memory.offset() : 0,
-                              .iova = iova,
-                              .size = size};
-  const int fd = memory.fd();
+  const SharedWindow& memory = iova >= Host::kHighBase ? high_memory_ : memory_;
+  MapFile({.flags = flags, .offset = by_fd ? memory.offset() : 0, .iova = iova, .size = size},
+          by_fd ? memory.fd() : -1);
+}
+
+// The device is left with a mapping that has no memory behind it.
+void Client::MapCut(uint64_t iova, uint64_t size, uint32_t flags) {
+  if (!cut_file_) cut_file_ = MakeMemfd("cut", Host::kSize).value();
+  CHECK(ftruncate(cut_file_.get(), Host::kSize) == 0);
+  MapFile({.flags = flags, .iova = iova, .size = size}, cut_file_.get());
+  if (!waiting_[last_id_]) CHECK(ftruncate(cut_file_.get(), 0) == 0);
+}
+
+// By message where `fd` is negative.
+void Client::MapFile(vfio_user::DmaMap map, int fd) {
+  map.argsz = sizeof map;
   // Noted before it is answered: what it allows may come at once.
-  windows_.push_back({.iova = iova, .size = size, .flags = flags});
-  const auto reply =
-      Call(Command::kDmaMap, AsBytes(map), by_fd ? std::span(&fd, 1) : std::span<const int>());
-  if (!reply && held_dma_.empty() && !windows_.empty()) windows_.pop_back();
+  windows_.push_back({.iova = map.iova, .size = map.size, .flags = map.flags});
+  const auto reply = Call(Command::kDmaMap, AsBytes(map), std::span(&fd, fd < 0 ? 0 : 1));
+  if (!reply && !waiting_[last_id_] && !windows_.empty()) windows_.pop_back();
 }
 
 void Client::Unmap(uint64_t iova, uint64_t size) {
@@ -379,14 +409,19 @@ void Client::SetIrqs(const Event& event) {
                          .index = event.what,
                          .start = static_cast<uint32_t>(event.at),
                          .count = static_cast<uint32_t>(event.value)};
-  if ((event.size & 0xc0) == 0xc0) set.flags = vfio_user::kIrqDataInband | (set.flags & 0x38);
+  const bool by_file = (event.size & kIrqsOther) == kIrqsByFile;
+  if ((event.size & kIrqsOther) == kIrqsInband) {
+    set.flags = vfio_user::kIrqDataInband | (set.flags & vfio_user::kIrqActionsMask);
+  }
   std::vector<std::byte> payload = Pack(set);
   std::vector<int> fds;
   std::vector<size_t> used;
   const size_t some = std::min<uint64_t>(set.count, kVectors / 2);
   if ((set.flags & vfio_user::kIrqDataBool) != 0)
     payload.resize(payload.size() + some, std::byte{1});
-  if ((set.flags & vfio_user::kIrqDataEventfd) != 0) {
+  if (by_file) {
+    fds.assign(some, memory_.fd());
+  } else if ((set.flags & vfio_user::kIrqDataEventfd) != 0) {
     for (size_t i = 0; i < some; ++i) {
       // One that is armed elsewhere is not used again: who signals it could not be told.
       Vector& vector = vectors_[next_vector_];
@@ -425,40 +460,75 @@ void Client::SetIrqs(const Event& event) {
 void Client::LookAtVectors() {
   const auto signals = TakeSignals();
   for (size_t i = 0; i < kVectors; ++i) {
-    if (signals[i] != 0 && !vectors_[i].armed && !broke_framing_) {
+    if (signals[i] != 0 && !vectors_[i].armed && !broke_framing()) {
       Violation("interrupt-unarmed", "an eventfd is signalled that no vector has");
     }
     counts_.interrupts += signals[i];
   }
 }
 
-// Bytes as they are. In order they are a message whose header says its size and asks for a reply;
-// everything else may put the stream out of step.
+// Bytes as they are. In order they are a message whose header says its size; everything else may
+// put the stream out of step.
 void Client::SendFrame(const Event& event) {
-  std::vector<int> fds;
-  for (size_t i = 0; i < event.size % 20u; ++i) fds.push_back(memory_.fd());
+  const std::vector<int> fds(event.size % 20u, memory_.fd());
   vfio_user::Header header;
   const bool whole = event.data.size() >= sizeof header;
   if (whole) Copy(AsWritableBytes(header), event.data.first(sizeof header));
-  const bool in_order = whole && header.size == event.data.size() &&
-                        (header.flags & vfio_user::kFlagTypeMask) == vfio_user::kFlagTypeCommand &&
-                        fds.size() <= kMaxFrameFds;
-  if (!in_order) broke_framing_ = true;
-  if (in_order && (header.flags & vfio_user::kFlagNoReply) == 0 && !waiting_[header.message_id]) {
-    waiting_.set(header.message_id);
-    ++waiting_count_;
-  } else if (in_order && (header.flags & vfio_user::kFlagNoReply) == 0) {
-    broke_framing_ = true;  // The same id in flight twice: which reply is whose can't be told.
-  }
-  // What it maps or arms is not followed.
-  if (in_order && header.command != static_cast<uint16_t>(Command::kRegionRead) &&
-      header.command != static_cast<uint16_t>(Command::kRegionWrite)) {
-    const bool moves = header.command == static_cast<uint16_t>(Command::kDmaMap) ||
-                       header.command == static_cast<uint16_t>(Command::kDeviceSetIrqs);
-    if (moves) broke_framing_ = true;
+  const uint32_t type = header.flags & vfio_user::kFlagTypeMask;
+  const bool typed = type == vfio_user::kFlagTypeCommand || type == vfio_user::kFlagTypeReply;
+  const bool fitting = header.size >= sizeof header && header.size <= ProtocolReferee::kMaxMessage;
+  // What no server may go on behind.
+  const bool fatal = whole && !broke_framing_ && (!typed || !fitting);
+  if (fatal || !whole || header.size != event.data.size() || fds.size() > kMaxFrameFds) {
+    broke_framing_ = true;
+    if (referee_ != nullptr) referee_->Lose();
+  } else if (type == vfio_user::kFlagTypeReply) {
+    NoteDmaReply(header);
+  } else {
+    NoteCommand(header, event.data.subspan(sizeof header), fds);
   }
   SendBytes(event.data, fds);
   Wait();
+  if (fatal) ExpectEnd();
+}
+
+void Client::NoteCommand(const vfio_user::Header& header, ConstBytes payload,
+                         std::span<const int> fds) {
+  // The same id in flight twice: which reply is whose can't be told.
+  if (waiting_[header.message_id]) {
+    broke_framing_ = true;
+    if (referee_ != nullptr) referee_->Lose();
+    return;
+  }
+  if (header.command == static_cast<uint16_t>(Command::kDeviceFeature)) Settle();
+  // What it maps or arms is not followed.
+  if (header.command == static_cast<uint16_t>(Command::kDmaMap) ||
+      header.command == static_cast<uint16_t>(Command::kDeviceSetIrqs)) {
+    lost_track_ = true;
+  }
+  BeginCommand(header, payload, fds);
+}
+
+// It answers a request of the server's that is held, if it fits one: the server heeds no other.
+void Client::NoteDmaReply(const vfio_user::Header& header) {
+  const auto held = std::ranges::find_if(held_dma_, [&](const HeldDma& one) {
+    return one.header.message_id == header.message_id && one.header.command == header.command;
+  });
+  if (held != held_dma_.end()) held_dma_.erase(held);
+}
+
+void Client::ExpectEnd() {
+  if (referee_ == nullptr || closed_ || !held_dma_.empty() || pump_.holds_up()) return;
+  Violation("framing", "the server goes on behind a header that is none");
+}
+
+void Client::Settle() {
+  bool more = true;
+  for (int step = 0; step < kMaxSettleSteps && more; ++step) {
+    more = pump_.Step();
+    more = Receive() || more;
+  }
+  quiet_ = !more && !pump_.holds_up() && held_dma_.empty();
 }
 
 void Client::Execute(const Event& event) {
@@ -471,6 +541,7 @@ void Client::Execute(const Event& event) {
     case Kind::kMemory:
       return WriteMemory(event.at, event.data);
     case Kind::kMap: {
+      if ((event.size & kWindowCut) != 0) return MapCut(event.at, event.value, event.size & 3u);
       const bool other = (event.size & kWindowOtherReach) != 0;
       const bool by_fd = (event.size & kWindowByFd) != 0 || (other ? by_message_ : !by_message_);
       return Map(event.at, event.value, event.size & 3u, by_fd);
@@ -510,6 +581,7 @@ void Client::Finish() {
   }
   Wait();
   LookAtVectors();
+  if (referee_ != nullptr) referee_->OnEnd();
   memory_.CheckGuards();
   high_memory_.CheckGuards();
 }

@@ -13,6 +13,8 @@
 
 #include "base/fd.h"
 #include "fuzz/host/host.h"
+#include "fuzz/host/memory_watch.h"
+#include "fuzz/host/protocol_referee.h"
 #include "fuzz/session/event.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
@@ -47,10 +49,12 @@ class Pump {
   virtual bool holds_up() const { return false; }
 };
 
-// Oracles: "answered" (a request without a reply, with two, or a reply that nobody asked for),
-// "framing" (what is no message), "dma-window" (DMA outside the windows, or against their rights),
-// "interrupt-unarmed" (an eventfd that was taken back is signalled), "guard".
-class Client {
+// Oracles: "answered" (a request without a reply, with two, or a reply that nobody asked for; two
+// requests of the server's under one id), "framing" (what is no message), "dma-window" (DMA outside
+// the windows, or against their rights), "interrupt-unarmed" (an eventfd that was taken back is
+// signalled), "guard". With a referee also its own, "framing" (the server goes on behind a header
+// that is none) and "reset" (RESET is answered while work of before is in flight).
+class Client final : public GuestMemory {
  public:
   struct Counts {
     uint64_t dma = 0;
@@ -61,16 +65,21 @@ class Client {
 
   // `source` gives what the session has for DMA. Both outlive the client.
   Client(Pump& pump, AnswerSource& source);
-  ~Client();
+  ~Client() override;
 
-  // A new connection: VERSION, the usual windows. False if the server refuses it.
-  bool Connect(std::unique_ptr<Transport> transport, bool by_message);
+  // Who judges what the server says; may be nobody. Outlives this.
+  void set_referee(ProtocolReferee* referee) { referee_ = referee; }
+
+  // A new connection: VERSION, the usual windows. False if the server refuses it. `hasty`: another
+  // command comes first.
+  bool Connect(std::unique_ptr<Transport> transport, bool by_message, bool hasty = false);
   void Disconnect();
   bool connected() const { return transport_ != nullptr; }
   // The server has ended the connection, which it may do where the client broke the protocol.
   bool closed() const { return closed_; }
-  // Something was sent that no server can answer in order: replies are not counted any more.
-  bool broke_framing() const { return broke_framing_; }
+  // Something was sent that no server can answer in order: replies are not counted any more. Or it
+  // can not be told any more which windows and interrupts there are.
+  bool broke_framing() const { return broke_framing_ || lost_track_; }
 
   // A reply is still to come, and nothing of this client's own is in its way.
   bool expects_reply() const { return waiting_count_ != 0 && held_dma_.empty() && !broke_framing_; }
@@ -87,6 +96,10 @@ class Client {
   // Over all connections since ForgetCounts.
   const Counts& counts() const { return counts_; }
   void ForgetCounts() { counts_ = {}; }
+
+  // GuestMemory.
+  ConstBytes Peek(uint64_t iova, uint64_t size) const override { return Memory(iova, size); }
+  bool quiet() const override { return quiet_; }
 
  private:
   struct Window {
@@ -112,9 +125,19 @@ class Client {
   void SendBytes(ConstBytes bytes, std::span<const int> fds);
   void Access(const Event& event);
   void Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd);
+  void MapCut(uint64_t iova, uint64_t size, uint32_t flags);
+  void MapFile(vfio_user::DmaMap map, int fd);
   void Unmap(uint64_t iova, uint64_t size);
   void SetIrqs(const Event& event);
   void SendFrame(const Event& event);
+  // Bytes of the session's own that are in order.
+  void NoteCommand(const vfio_user::Header& header, ConstBytes payload, std::span<const int> fds);
+  void NoteDmaReply(const vfio_user::Header& header);
+  void ExpectEnd();
+  // The device does what it has to do.
+  void Settle();
+  // Bookkeeping of a command that is about to be sent.
+  void BeginCommand(const vfio_user::Header& header, ConstBytes payload, std::span<const int> fds);
   // Until nothing more comes, or `id` is answered.
   void Wait(std::optional<uint16_t> id = std::nullopt);
   bool Receive();
@@ -122,7 +145,7 @@ class Client {
   void OnReply(const vfio_user::Frame& frame);
   void OnDma(const vfio_user::Frame& frame);
   void AnswerDma(const HeldDma& dma, std::optional<Answer> answer);
-  Bytes Memory(uint64_t iova, uint64_t size);
+  Bytes Memory(uint64_t iova, uint64_t size) const;
   void LookAtVectors();
   void DisarmAll();
   // What each vector was signalled with since the last call.
@@ -130,20 +153,25 @@ class Client {
 
   Pump& pump_;
   AnswerSource& source_;
+  ProtocolReferee* referee_ = nullptr;
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<vfio_user::FrameReader> reader_;
   bool by_message_ = false;
   bool closed_ = false;
   bool broke_framing_ = false;
+  bool lost_track_ = false;
+  bool quiet_ = false;
   bool held_ = false;
   SharedWindow memory_{Host::kSize};
   SharedWindow high_memory_{Host::kHighSize};
+  UniqueFd cut_file_;
   std::vector<Window> windows_;
   std::deque<HeldDma> held_dma_;
   std::array<Vector, kVectors> vectors_;
   size_t next_vector_ = 0;
 
   uint16_t last_id_ = 0;
+  uint16_t last_sent_ = 0;      // The same, with those that the session made up.
   std::bitset<65536> waiting_;  // Requests without a reply yet.
   size_t waiting_count_ = 0;
   std::optional<uint16_t> wanted_;

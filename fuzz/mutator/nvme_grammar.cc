@@ -130,6 +130,8 @@ class Nvme final : public DeviceGrammar {
     if (making.OneIn(6)) {
       out->push_back(WriteOf(kBar, nvme::CqHeadDoorbell(queue), 4, making.Below(kEntries + 1)));
     }
+    // Through windows by a file nobody asks for it: then it must lie in memory.
+    if (making.OneIn(5)) return AddCommandInMemory(making, queue, before, out);
     const bool many = making.OneIn(6);
     uint32_t tail = NextTail(queue, before, *out);
     if (many) tail = static_cast<uint32_t>((tail + making.Below(8)) % kEntries);
@@ -148,6 +150,18 @@ class Nvme final : public DeviceGrammar {
   }
 
  private:
+  static void AddCommandInMemory(Making& making, uint32_t queue, std::span<const Event> before,
+                                 std::vector<Event>* out) {
+    const uint32_t tail = NextTail(queue, before, *out);
+    Sqe sqe = queue == 0 ? AdminCommand(making) : IoCommand(making);
+    sqe.cid = static_cast<uint16_t>(making.Below(64));
+    const uint32_t slot = (tail + kEntries - 1) % kEntries;
+    out->push_back({.kind = Kind::kMemory,
+                    .at = SqBase(queue) + slot * sizeof sqe,
+                    .data = Keep(making.store, sqe)});
+    out->push_back(WriteOf(kBar, nvme::SqTailDoorbell(queue), 4, tail));
+  }
+
   // Vectors are masked and unmasked, MSI-X, MSI and INTx take turns.
   static void AddVectorSetUp(Making& making, std::vector<Event>* out) {
     const uint64_t dice = making.Below(8);

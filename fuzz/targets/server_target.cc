@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/log.h"
+#include "devices/server/sigbus.h"
 #include "fuzz/host/oracle.h"
 
 namespace farside::fuzz {
@@ -12,9 +14,12 @@ using vfio_user::MigrationState;
 
 ServerTarget::ServerTarget(const Grammar& grammar) : grammar_(grammar) {
   MuteLog();
+  CHECK(InstallSigbusHandler().has_value());
   slot_.Plug(MakeModel(kNvmeOptions, slot_.env(), backends_));
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
+  referee_.emplace(slot_.device().info(), client_);
+  client_.set_referee(&*referee_);
   backends_.BeginDisks(false);
   // The prologue by message, as a driver has it.
   Session prologue;
@@ -23,6 +28,9 @@ ServerTarget::ServerTarget(const Grammar& grammar) : grammar_(grammar) {
   Connect(true);
   Play(prologue.events);
   client_.Finish();
+  if (client_.counts().dma == 0) {
+    Violation("acceptance", "a driver's set-up of the device reaches no memory");
+  }
   client_.Disconnect();
   snapshots_->TakeReady();
 }
@@ -35,7 +43,7 @@ ServerTarget::~ServerTarget() {
 }
 
 // The server may not refuse a client for what the one before did.
-void ServerTarget::Connect(bool by_message) {
+void ServerTarget::Connect(bool by_message, bool hasty) {
   auto [mine, servers] = MemoryTransport::MakePair();
   wire_ = mine.get();
   if (auto accepted = server_->Accept(std::move(servers)); !accepted) {
@@ -43,7 +51,7 @@ void ServerTarget::Connect(bool by_message) {
     Violation("answered", "a client is refused when the one before is gone: {}",
               accepted.error().message);
   }
-  if (!client_.Connect(std::move(mine), by_message)) {
+  if (!client_.Connect(std::move(mine), by_message, hasty)) {
     Violation("answered", "a new client's VERSION is refused");
   }
   // As a VMM does for a guest whose driver is at work.
@@ -93,11 +101,21 @@ void ServerTarget::Play(std::span<const Event> events) {
   while (!cursor_.done()) Execute(cursor_.Take());
 }
 
+// A server serves one client: another one is sent away, and changes nothing for the first.
+void ServerTarget::ExpectOneClient() {
+  if (!server_->connected()) return;
+  auto [mine, servers] = MemoryTransport::MakePair();
+  if (server_->Accept(std::move(servers))) {
+    Violation("refusal", "a second client is accepted while the first is there");
+  }
+}
+
 void ServerTarget::Reconnect() {
+  ExpectOneClient();
   client_.Disconnect();
   backends_.ReleaseDisks();
   RunTurns(*loop_, Snapshots::kMaxTurns);
-  Connect(session_.by_message());
+  Connect(session_.by_message(), true);
 }
 
 void ServerTarget::Execute(const Event& event) {
@@ -134,7 +152,12 @@ void ServerTarget::Migrate(const Event& event) {
   constexpr uint32_t kPiece = 4096;
   if (!client_.connected() || client_.closed()) return;
   backends_.ReleaseDisks();
+  // By way of STOP: the state is taken now, whatever a session has begun before.
+  if (!SetMigrationState(MigrationState::kStop)) return;
   if (!SetMigrationState(MigrationState::kStopCopy)) return;
+  const vfio_user::MigData all{.argsz = ~uint32_t{0},
+                               .size = vfio_user::kDefaultMaxDataXferSize + 1};
+  client_.Call(Command::kMigDataRead, AsBytes(all));  // Is refused.
   std::vector<std::byte> saved;
   for (;;) {
     const vfio_user::MigData read{.argsz = sizeof read + kPiece, .size = kPiece};

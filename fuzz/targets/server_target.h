@@ -11,6 +11,7 @@
 #include "fuzz/host/client.h"
 #include "fuzz/host/cursor.h"
 #include "fuzz/host/models.h"
+#include "fuzz/host/protocol_referee.h"
 #include "fuzz/host/snapshots.h"
 #include "fuzz/host/witness.h"
 #include "fuzz/targets/target.h"
@@ -34,7 +35,8 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
   void Reconnect();
   void Migrate(const Event& event);
   bool SetMigrationState(vfio_user::MigrationState state);
-  void Connect(bool by_message);
+  void Connect(bool by_message, bool hasty = false);
+  void ExpectOneClient();
 
   const Grammar& grammar_;
   SessionClock clock_;
@@ -47,6 +49,7 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
   std::optional<VfioUserServer> server_;
   MemoryTransport* wire_ = nullptr;  // The client's end, as long as it is connected.
   Client client_{*this, *this};
+  std::optional<ProtocolReferee> referee_;
 
   Session session_;
   Cursor cursor_;
