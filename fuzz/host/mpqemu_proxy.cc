@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "fuzz/host/oracle.h"
@@ -79,13 +80,13 @@ void MpqemuProxy::Disconnect() {
   due_.clear();
 }
 
-void MpqemuProxy::Send(Command command, ConstBytes payload, std::span<const int> fds,
-                       uint32_t size) {
+void MpqemuProxy::Send(Command command, ConstBytes payload, std::span<const int> fds, Due due) {
   const mpqemu::Header header = mpqemu::MakeHeader(command, payload.size());
   const ConstBytes head = AsBytes(header);
   std::vector<std::byte> message(head.begin(), head.end());
   message.insert(message.end(), payload.begin(), payload.end());
-  if (WantsReply(command)) due_.push_back({.command = command, .size = size});
+  due.command = command;
+  if (WantsReply(command)) due_.push_back(due);
   SendBytes(message, fds);
 }
 
@@ -153,6 +154,20 @@ void MpqemuProxy::OnReply(const mpqemu::Frame& frame) {
     Violation("answered", "a reply to {} of {} bytes says {:#x}", mpqemu::CommandName(due.command),
               due.size, value);
   }
+  if (due.value && value != *due.value) {
+    Violation("reply-content", "a BAR_READ where nothing is says {:#x}, not {:#x}", value,
+              *due.value);
+  }
+}
+
+std::optional<uint64_t> MpqemuProxy::ReadsAs(const mpqemu::BarAccess& access) const {
+  const bool lawful = std::has_single_bit(access.size) && access.size <= 8;
+  if (!lawful || access.size == 8) {
+    const bool there = lawful && places_.Decodes(access.address, access.size, access.memory != 0);
+    return there ? std::nullopt : std::optional(~uint64_t{0});
+  }
+  if (places_.Decodes(access.address, access.size, access.memory != 0)) return std::nullopt;
+  return (uint64_t{1} << (8 * access.size)) - 1;
 }
 
 void MpqemuProxy::Access(uint32_t region, uint64_t offset, uint32_t size, uint64_t value,
@@ -162,7 +177,7 @@ void MpqemuProxy::Access(uint32_t region, uint64_t offset, uint32_t size, uint64
                                       .value = writes ? static_cast<uint32_t>(value) : 0,
                                       .size = static_cast<int32_t>(size)};
     return Send(writes ? Command::kPciCfgWrite : Command::kPciCfgRead, AsBytes(access), {},
-                size <= 4 ? size : 0);
+                {.size = size <= 4 ? size : 0});
   }
   const BarPlaces::Place place = places_.BarPlace(region % kBars);
   const mpqemu::BarAccess access{.address = place.address + offset,
@@ -170,7 +185,9 @@ void MpqemuProxy::Access(uint32_t region, uint64_t offset, uint32_t size, uint64
                                  .size = size,
                                  .memory = place.memory ? uint8_t{1} : uint8_t{0}};
   const bool lawful = size == 1 || size == 2 || size == 4;
-  Send(writes ? Command::kBarWrite : Command::kBarRead, AsBytes(access), {}, lawful ? size : 0);
+  if (writes) return Send(Command::kBarWrite, AsBytes(access));
+  Send(Command::kBarRead, AsBytes(access), {},
+       {.size = lawful ? size : 0, .value = ReadsAs(access)});
 }
 
 int MpqemuProxy::FdOf(File file) const {
@@ -283,6 +300,13 @@ void MpqemuProxy::SendFrame(const Event& event) {
       broken_ = true;
     } else if (WantsReply(command)) {
       due_.push_back({.command = command});
+      // Where several messages come, those before may move the BARs.
+      const bool alone = due_.size() == 1 && last;
+      if (alone && command == Command::kBarRead) {
+        mpqemu::BarAccess access;
+        Copy(AsWritableBytes(access), rest.subspan(sizeof header, sizeof access));
+        due_.back().value = ReadsAs(access);
+      }
     } else {
       unsure_ = true;
     }

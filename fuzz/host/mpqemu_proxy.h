@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
@@ -16,7 +17,7 @@
 
 namespace farside::fuzz {
 
-// What an event's accesses to a BAR are translated with.
+// Where the device's BARs lie: what an event's accesses are translated with, and judged by.
 class BarPlaces {
  public:
   virtual ~BarPlaces() = default;
@@ -25,11 +26,14 @@ class BarPlaces {
     bool memory = false;
   };
   virtual Place BarPlace(uint32_t bar) const = 0;
+  // A BAR is decoded there, with all `size` bytes.
+  virtual bool Decodes(uint64_t address, uint64_t size, bool memory) const = 0;
 };
 
 // Oracles: "answered" (a request without its reply, with two, with one of another kind, or an end
 // of the channel that nothing gave reason for; and none where there was reason), "framing" (what is
-// no reply), "interrupt-unarmed", "guard".
+// no reply), "reply-content" (an access to nothing that does not read as all ones, or of a size
+// that there is not), "interrupt-unarmed", "guard".
 class MpqemuProxy {
  public:
   MpqemuProxy(Pump& pump, const BarPlaces& places);
@@ -55,15 +59,21 @@ class MpqemuProxy {
     File file = File::kMemory;
   };
   struct Due {
-    mpqemu::Command command;
-    uint32_t size = 0;  // Of the access.
+    mpqemu::Command command{};
+    uint32_t size = 0;                   // Of the access.
+    std::optional<uint64_t> value = {};  // That it has to read.
   };
   static constexpr size_t kEventfds = 6;
 
-  void Send(mpqemu::Command command, ConstBytes payload, std::span<const int> fds = {},
-            uint32_t size = 0);
+  // `due`: what its reply is held to, if it has one.
+  void Send(mpqemu::Command command, ConstBytes payload, std::span<const int> fds, Due due);
+  void Send(mpqemu::Command command, ConstBytes payload, std::span<const int> fds = {}) {
+    Send(command, payload, fds, Due{});
+  }
   void SendBytes(ConstBytes bytes, std::span<const int> fds);
   void SendFrame(const Event& event);
+  // What a read of a BAR has to give where nothing is that could give it.
+  std::optional<uint64_t> ReadsAs(const mpqemu::BarAccess& access) const;
   void Access(uint32_t region, uint64_t offset, uint32_t size, uint64_t value, bool writes);
   void SendWindows();
   void SetIrqfd(const Event& event);

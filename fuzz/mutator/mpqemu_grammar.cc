@@ -61,7 +61,7 @@ class Proxy final : public Grammar {
         return;
       case 3:
         out->push_back({.kind = making.Pick({Kind::kReconnect, Kind::kReset, Kind::kReset})});
-        return;
+        return AddAccessesAtOldPlaces(making, out);
       case 4:
       case 5:
         out->push_back(Access(making));
@@ -74,10 +74,23 @@ class Proxy final : public Grammar {
   }
 
  private:
+  // Where a driver's set-up has put the BARs, wherever they are by now.
+  static void AddAccessesAtOldPlaces(Making& making, std::vector<Event>* out) {
+    for (uint64_t i = making.Below(3); i != 0; --i) {
+      const bool io = making.OneIn(3);
+      const mpqemu::BarAccess access{.address = (io ? 0x1000 : 0xe000'0000) + making.Below(0x60),
+                                     .size = making.Pick({1u, 2u, 4u}),
+                                     .memory = io ? uint8_t{0} : uint8_t{1}};
+      const mpqemu::Header header{
+          .command = static_cast<int32_t>(Command::kBarRead), .padding = 0, .size = sizeof access};
+      out->push_back({.kind = Kind::kFrame, .data = making.store.Add(Pack(header, access))});
+    }
+  }
+
   // Of sizes and at places of which the proxy knows better.
   static Event Access(Making& making) {
-    const auto size =
-        static_cast<uint32_t>(making.OneIn(3) ? making.Below(256) : making.Pick({1u, 2u, 4u, 8u}));
+    const auto size = static_cast<uint32_t>(
+        making.OneIn(3) ? making.Below(256) : making.Pick({1u, 2u, 4u, 8u, 16u, 64u}));
     const uint32_t region = making.Pick({0u, 1u, 2u, 3u, 5u, 7u, 7u});
     const uint64_t at =
         making.OneIn(3)

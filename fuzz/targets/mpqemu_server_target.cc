@@ -66,13 +66,32 @@ bool MpqemuServerTarget::Step() {
          (wire_ != nullptr && proxy_.connected() && !proxy_.closed() && wire_->pending() != 0);
 }
 
+uint32_t MpqemuServerTarget::ReadConfig(uint64_t offset) const {
+  uint32_t value = 0;
+  const_cast<Slot&>(slot_).device().ReadRegion(Region::kConfig, offset, AsWritableBytes(value));
+  return value;
+}
+
 // As the device has it: an access goes where the guest put the BAR, or nowhere.
 BarPlaces::Place MpqemuServerTarget::BarPlace(uint32_t bar) const {
-  uint32_t value = 0;
-  const_cast<Slot&>(slot_).device().ReadRegion(Region::kConfig, pci::kBar0 + 4 * bar,
-                                               AsWritableBytes(value));
+  const uint32_t value = ReadConfig(pci::kBar0 + 4 * bar);
   const bool io = (value & pci::kBarIo) != 0;
   return {.address = value & ~(io ? pci::kBarIoFlags : pci::kBarMemoryFlags), .memory = !io};
+}
+
+bool MpqemuServerTarget::Decodes(uint64_t address, uint64_t size, bool memory) const {
+  const uint32_t enable = memory ? pci::kCommandMemory : pci::kCommandIo;
+  if ((ReadConfig(pci::kCommand) & enable) == 0) return false;
+  const DeviceInfo& info = const_cast<Slot&>(slot_).device().info();
+  for (uint32_t bar = 0; bar < kBarCount; ++bar) {
+    const Place place = BarPlace(bar);
+    const uint64_t length = info.regions[bar].size;
+    if (length != 0 && place.address != 0 && place.memory == memory && address >= place.address &&
+        InRange(address - place.address, size, length)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void MpqemuServerTarget::Run(ConstBytes input) {

@@ -26,6 +26,8 @@ class MpqemuServerTarget final : public Target, private Pump, private BarPlaces 
  private:
   bool Step() override;
   Place BarPlace(uint32_t bar) const override;
+  bool Decodes(uint64_t address, uint64_t size, bool memory) const override;
+  uint32_t ReadConfig(uint64_t offset) const;
 
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
