@@ -2,9 +2,13 @@
 // up sessions of its own. `farside fuzz` (harness/fuzz) is what people call.
 #include <fmt/format.h>
 #include <malloc.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <string>
 #include <vector>
@@ -129,12 +133,28 @@ int Pack(const std::string& from, const std::string& to) {
   return kOk;
 }
 
+// A session has no end if it takes more CPU time than this.
+constexpr time_t kMaxSessionSeconds = 1;
+
+void OnTimeOut(int) {
+  constexpr std::string_view kSentence = "farside-fuzz: ORACLE time-out: a session has no end\n";
+  (void)!write(STDERR_FILENO, kSentence.data(), kSentence.size());
+  abort();
+}
+
+// 0: no more.
+void LimitTime(time_t seconds) {
+  const itimerval limit{.it_interval = {}, .it_value = {.tv_sec = seconds, .tv_usec = 0}};
+  setitimer(ITIMER_PROF, &limit, nullptr);
+}
+
 int RunRandom(const TargetDef& def, uint64_t seed, uint64_t sessions, uint64_t events,
               const std::string& out) {
   if (def.grammar == nullptr) {
     return BadUsage(fmt::format("inputs of {} can't be made up: it has no grammar", def.name));
   }
   const auto target = def.make();
+  signal(SIGPROF, &OnTimeOut);
   double seconds = 0;
   for (uint64_t i = 0; i < sessions; ++i) {
     Store store;
@@ -143,7 +163,9 @@ int RunRandom(const TargetDef& def, uint64_t seed, uint64_t sessions, uint64_t e
       if (auto wrote = WriteFile(out, input); !wrote) return BadUsage(wrote.error().message);
     }
     const double begin = CpuSeconds();
+    LimitTime(kMaxSessionSeconds);
     target->Run(input);
+    LimitTime(0);
     seconds += CpuSeconds() - begin;
   }
   PrintTally(def, *target, sessions, seconds);
