@@ -73,8 +73,16 @@ Bytes Disk::Dirty(uint64_t offset, uint64_t size) {
   return Bytes(data_).subspan(offset, size);
 }
 
+void Disk::CountInTurn() {
+  if (std::exchange(turn_, loop_.resumptions()) != turn_) in_turn_ = 0;
+  if (++in_turn_ <= kMaxRequestsPerTurn) return;
+  Violation("bounded-work", "disk {} gets more than {} requests in one turn", name_,
+            kMaxRequestsPerTurn);
+}
+
 Task<int> Disk::Begin(const char* what, uint64_t offset, uint64_t size, bool writes) {
   ++requests_;
+  CountInTurn();
   if (!InRange(offset, size, kSize)) {
     Violation("disk-bounds", "{} of {} bytes at {:#x} of disk {}, which has {:#x}", what, size,
               offset, name_, kSize);

@@ -13,10 +13,12 @@
 namespace farside::fuzz {
 
 // A request outside the disk, off its alignment, or a write to a read-only disk is a device's
-// mistake: oracle "disk-bounds".
+// mistake: oracle "disk-bounds". So are requests without end: "bounded-work".
 class Disk final : public block::BlockDevice {
  public:
   static constexpr uint64_t kSize = 64 << 10;
+  // More than any lawful command needs between two turns of the loop.
+  static constexpr uint64_t kMaxRequestsPerTurn = 20'000;
 
   Disk(Loop& loop, std::string name, bool read_only);
 
@@ -42,6 +44,8 @@ class Disk final : public block::BlockDevice {
  private:
   static constexpr uint64_t kPage = 4096;
 
+  void CountInTurn();
+
   // Waits as long as it has to. The error the request ends with, or 0.
   Task<int> Begin(const char* what, uint64_t offset, uint64_t size, bool writes);
   Bytes Dirty(uint64_t offset, uint64_t size);
@@ -57,6 +61,8 @@ class Disk final : public block::BlockDevice {
   std::optional<int> failure_;
   std::vector<Completion<bool>*> waiting_;
   uint64_t requests_ = 0;
+  uint64_t turn_ = 0;  // Of the loop: its resumptions.
+  uint64_t in_turn_ = 0;
   uint32_t in_flight_ = 0;
 };
 

@@ -119,9 +119,9 @@ uint64_t Host::BarAddress(uint32_t bar) const {
 void Host::Watch(const char* what, uint64_t iova, uint64_t size, bool continues) {
   ++counts_.accesses;
   if (std::exchange(turn_, loop_.resumptions()) != turn_) in_turn_ = 0;
-  if (++in_turn_ > kMaxAccessesPerTurn) {
+  if (++in_turn_ > max_in_turn_) {
     Violation("bounded-work", "the device makes more than {} accesses to memory in one turn",
-              kMaxAccessesPerTurn);
+              max_in_turn_);
   }
   if (referee_ != nullptr && !continues) referee_->BeginDma(what, iova);
   Header header;  // Read at once: every access comes here.

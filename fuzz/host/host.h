@@ -54,6 +54,8 @@ class Host final : public DmaSpace, public IrqSink {
   void Attach(Device& device);
   // Who is told of what the device does; may be nobody. Outlives this.
   void set_referee(Referee* referee) { referee_ = referee; }
+  // Of what the device may do in one turn of the loop, if it is less than what any may.
+  void set_max_accesses_per_turn(uint64_t most) { max_in_turn_ = most; }
 
   // Memory, windows and counts as a new session finds them. Nothing waits.
   void Begin(bool by_message, bool own_table);
@@ -156,6 +158,7 @@ class Host final : public DmaSpace, public IrqSink {
   uint64_t cancellations_ = 0;
   uint64_t turn_ = 0;  // Of the loop: its resumptions.
   uint64_t in_turn_ = 0;
+  uint64_t max_in_turn_ = kMaxAccessesPerTurn;
   bool intx_ = false;
   Counts counts_;
 };

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,8 +47,14 @@ std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, Dev
 inline constexpr uint32_t kNvmePairs = 4;  // Of the options.
 inline constexpr std::string_view kNvmeOptions[] = {
     R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5})"};
+inline constexpr uint64_t kLsiQuantum = 64;  // Of the options.
+inline constexpr uint64_t kLsiDiskWwn = 0x5000'c500'1234'5678;
 inline constexpr std::string_view kLsiOptions[] = {
-    R"({"driver":"lsi53c895a","quantum":64})", R"({"driver":"scsi-hd","drive":"d0","scsi-id":0})",
-    R"({"driver":"scsi-cd","drive":"ro1","scsi-id":1})"};
+    R"({"driver":"lsi53c895a","quantum":64})",
+    R"({"driver":"scsi-hd","drive":"d0","scsi-id":0,"wwn":"0x5000c50012345678"})",
+    R"({"driver":"scsi-cd","drive":"ro1","scsi-id":1})",
+    R"({"driver":"scsi-hd","drive":"ro2","scsi-id":3})"};
+// The first of them, which states that are stored were made with.
+inline constexpr auto kLsiStateOptions = std::span(kLsiOptions).first<3>();
 
 }  // namespace farside::fuzz

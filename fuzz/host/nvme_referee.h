@@ -41,6 +41,7 @@ class NvmeReferee final : public Referee {
   void Lose() override { book_.known = false; }
 
   void OnEvent() override;
+  void OnRead(Region, uint64_t, ConstBytes) override {}
   void BeginWrite(Region region) override;
   void EndWrite(Region region, uint64_t offset, ConstBytes in) override;
   void BeginDma(const char* what, uint64_t iova) override;

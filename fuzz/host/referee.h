@@ -25,6 +25,8 @@ class Referee {
 
   // An event begins: memory and disks may have changed.
   virtual void OnEvent() = 0;
+  // The driver has read.
+  virtual void OnRead(Region region, uint64_t offset, ConstBytes out) = 0;
   // The driver writes; and then the device has taken it.
   virtual void BeginWrite(Region region) = 0;
   virtual void EndWrite(Region region, uint64_t offset, ConstBytes in) = 0;
@@ -47,6 +49,7 @@ class NoReferee final : public Referee {
   void EndReset() override {}
   void Lose() override {}
   void OnEvent() override {}
+  void OnRead(Region, uint64_t, ConstBytes) override {}
   void BeginWrite(Region) override {}
   void EndWrite(Region, uint64_t, ConstBytes) override {}
   void BeginDma(const char*, uint64_t) override {}

@@ -5,6 +5,7 @@
 
 #include "devices/core/pci_registers.h"
 #include "devices/lsi53c895a/registers.h"
+#include "devices/scsi/definitions.h"
 #include "devices/testing/scripts_assembler.h"
 #include "fuzz/host/disk.h"
 #include "fuzz/host/host.h"
@@ -78,7 +79,11 @@ void AddInstruction(Making& making, Words* words) {
     case 5:
     case 6:  // READ, WRITE, MODIFY.
       return add({0x4000'0000 | (5 + bits % 3) << 27 | (bits & 0x07ff'ff80), 0});
-    case 7:  // JUMP, CALL, RETURN, INT; with the conditions.
+    case 7:                   // JUMP, CALL, RETURN, INT; with the conditions.
+      if (making.OneIn(4)) {  // By the carry, which is set or cleared first.
+        return add({making.OneIn(2) ? 0x5800'0400u : 0x6000'0400u, 0,
+                    0x8020'0000 | (bits & Script::kIfTrue), At(kScript + (bits & 0x78))});
+      }
       return add({0x8000'0000 | (bits & 0x3bff'ffff),
                   making.OneIn(2) ? At(kScript + (bits & 0x78)) : At(kRamOnBus + (bits & 0x78))});
     case 8:
@@ -96,12 +101,13 @@ constexpr uint32_t BlockMove(uint32_t phase, uint32_t count) {
   return 1u << 27 | phase << 24 | (count & 0xff'ffff);
 }
 
-// A command from its selection to its disconnect: a message, and a CDB 64 bytes behind it.
+// A command from its selection to its disconnect: a message, and a CDB behind it.
+constexpr uint64_t kCdbAt = 64;
 std::vector<Step> CommandSteps(uint32_t target, uint64_t message, size_t message_size,
                                uint32_t cdb_size, std::optional<Step> data) {
   std::vector<Step> steps = {{0x4100'0000 | target << 16, At(kScript + 0x100)},
                              {BlockMove(6, static_cast<uint32_t>(message_size)), At(message)},
-                             {BlockMove(2, cdb_size), At(message + 64)}};
+                             {BlockMove(2, cdb_size), At(message + kCdbAt)}};
   if (data) steps.push_back(*data);
   steps.insert(steps.end(), {{BlockMove(3, 1), At(kMessages + 128)},
                              {BlockMove(7, 1), At(kMessages + 129)},
@@ -216,6 +222,8 @@ class Lsi final : public DeviceGrammar {
       case 2:
       case 3:
         return AddProgram(making, out);
+      case 4:
+        return AddSpecial(making, out);
       default:
         return AddCommand(making, out);
     }
@@ -268,12 +276,217 @@ class Lsi final : public DeviceGrammar {
     Start(making, words, static_cast<Place>(making.Below(3)), out);
   }
 
+  // What seldom comes by chance.
+  static void AddSpecial(Making& making, std::vector<Event>* out) {
+    switch (making.Below(8)) {
+      case 0:
+        return AddMasking(making, out);
+      case 1:
+        return AddStacking(making, out);
+      case 2:
+        return AddGate(making, out);
+      case 3:
+        return AddTimerAndReset(making, out);
+      case 4:
+        return AddWideMove(making, out);
+      case 5:
+        return AddTableIndex(making, out);
+      case 6:
+        return AddLoop(making, out);
+      default:
+        return AddAtEndOfRam(making, out);
+    }
+  }
+
+  // INT or INTFLY while its interrupt is masked, and the mask taken off afterwards.
+  static void AddMasking(Making& making, std::vector<Event>* out) {
+    const bool fly = making.OneIn(2);
+    const Reg mask = fly ? kIstat1 : kDien;
+    out->push_back(WriteRegister(mask, fly ? kIstat1Si : 0));
+    Words words;
+    if (fly) words.insert(words.end(), {0x9818'0000, 0});
+    words.insert(words.end(), {kInt.first, kInt.second});
+    Start(making, words, static_cast<Place>(making.Below(2)), out);
+    out->push_back(WriteRegister(mask, fly ? 0 : 0x7d));
+    if (fly && making.OneIn(2)) out->push_back(WriteRegister(kIstat0, kIstat0Intf));
+    AddTakingOfInterrupts(out);
+  }
+
+  // A second interrupt before the first was read: a selection that times out, or an abort.
+  static void AddStacking(Making& making, std::vector<Event>* out) {
+    Words words;
+    if (making.OneIn(2)) words.insert(words.end(), {0x4102'0000, At(kScript + 0x100)});
+    words.insert(words.end(), {kInt.first, kInt.second});
+    Start(making, words, Place::kMemory, out);
+    if (making.OneIn(2)) out->push_back(WriteRegister(kIstat0, kIstat0Abrt));
+    if (making.OneIn(2)) out->push_back(WriteRegister(kIstat0, 0));
+    AddTakingOfInterrupts(out);
+    AddTakingOfInterrupts(out);
+  }
+
+  // A script that is started before the device may reach memory.
+  static void AddGate(Making& making, std::vector<Event>* out) {
+    const auto command = [](uint16_t value) {
+      return WriteOf(diff::kConfigRegion, pci::kCommand, 2, value);
+    };
+    out->push_back(command(pci::kCommandIo | pci::kCommandMemory));
+    Start(making, {kInt.first, kInt.second}, static_cast<Place>(making.Below(2)), out);
+    out->push_back(command(pci::kCommandIo | pci::kCommandMemory | pci::kCommandBusMaster));
+    AddTakingOfInterrupts(out);
+  }
+
+  static void AddTimerAndReset(Making& making, std::vector<Event>* out) {
+    out->push_back(WriteRegister(kStime1, 1 + making.Below(15)));
+    if (making.OneIn(2)) {
+      out->push_back(WriteRegister(kIstat0, kIstat0Srst));
+      out->push_back(WriteRegister(kIstat0, 0));
+    } else {
+      out->push_back({.kind = Kind::kReset});
+    }
+    if (!making.OneIn(4)) Lsi().AddPrologue(making.store, out);
+  }
+
+  // Block moves with 64-bit addresses: a message comes from the memory above 4 GB.
+  static void AddWideMove(Making& making, std::vector<Event>* out) {
+    constexpr std::byte kIdentify{0x80};
+    const uint32_t at = static_cast<uint32_t>(making.Below(64) * 4);
+    out->push_back({.kind = Kind::kMemory,
+                    .at = Host::kHighBase + at,
+                    .data = making.store.Add(AsBytes(kIdentify))});
+    out->push_back(WriteRegister(kCcntl1, kCcntl1EnDbmv));
+    Start(making,
+          {0x4100'0000, At(kScript + 0x100), BlockMove(6, 1), at, Host::kHighBase >> 32, kInt.first,
+           kInt.second},
+          Place::kMemory, out);
+    out->push_back(WriteRegister(kCcntl1, 0));
+    AddBusReset(out);
+  }
+
+  // A table entry that names the register with the upper half of its address.
+  static void AddTableIndex(Making& making, std::vector<Event>* out) {
+    const auto index = static_cast<uint32_t>(making.Below(32));
+    const std::array<uint32_t, 2> entry = {index << 24 | 1, At(kMessages)};
+    out->push_back(
+        {.kind = Kind::kMemory, .at = kTables + 32, .data = making.store.Add(AsBytes(entry))});
+    out->push_back(WriteRegister(kCcntl1, kCcntl1EnTibmv));
+    Start(making, {0x4100'0000, At(kScript + 0x100), 0x1e00'0000, 32, kInt.first, kInt.second},
+          Place::kMemory, out);
+    out->push_back(WriteRegister(kCcntl1, 0));
+    AddBusReset(out);
+  }
+
+  // A script without an end, until it is aborted.
+  static void AddLoop(Making& making, std::vector<Event>* out) {
+    Start(making, {0x8008'0000, At(kScript)}, Place::kMemory, out);
+    out->push_back(WriteRegister(kIstat0, kIstat0Abrt));
+    out->push_back(WriteRegister(kIstat0, 0));
+    AddTakingOfInterrupts(out);
+  }
+
+  static void AddAtEndOfRam(Making& making, std::vector<Event>* out) {
+    const uint64_t at = kRamSize - 4 * (1 + making.Below(4));
+    out->push_back({.kind = Kind::kWriteData,
+                    .what = kRamBar,
+                    .at = at,
+                    .data = making.RandomBytes(kRamSize - at)});
+    out->push_back(WriteRegister(kDsp, kRamOnBus + at));
+    AddTakingOfInterrupts(out);
+  }
+
+  static void AddBusReset(std::vector<Event>* out) {
+    out->push_back(WriteRegister(kScntl1, kScntl1Rst));
+    out->push_back(WriteRegister(kScntl1, 0));
+    AddTakingOfInterrupts(out);
+  }
+
   struct Command {
     std::array<uint8_t, 16> cdb{};
     uint32_t size = 6;
     bool out = false;  // Data goes to the target.
     uint32_t data = 0;
+    std::vector<std::byte> list = {};  // What goes to the target, if it is a parameter list.
   };
+
+  // A command that means something only with a parameter list, or with a certain field.
+  static void Shape(Making& making, Command& command) {
+    auto& cdb = command.cdb;
+    const auto zero = [&] { std::fill(cdb.begin() + 1, cdb.end(), uint8_t{0}); };
+    switch (scsi::Opcode{cdb[0]}) {
+      case scsi::Opcode::kRequestSense:
+        zero();
+        cdb[1] = static_cast<uint8_t>(making.Below(2));
+        cdb[4] = static_cast<uint8_t>(making.Pick({18u, 20u, 96u, 252u, 255u}));
+        return;
+      case scsi::Opcode::kInquiry:
+        zero();
+        cdb[1] = static_cast<uint8_t>(making.Below(2));
+        cdb[2] = cdb[1] == 0 ? uint8_t{0} : making.Pick<uint8_t>({0x00, 0x80, 0x83, 0xb0, 0xb2});
+        cdb[4] = static_cast<uint8_t>(making.Pick({36u, 96u, 255u}));
+        return;
+      case scsi::Opcode::kStartStopUnit:
+        zero();
+        cdb[4] = static_cast<uint8_t>(making.Below(4));  // START, LOEJ.
+        return;
+      case scsi::Opcode::kReadCapacity10:
+        return zero();
+      case scsi::Opcode::kServiceActionIn16:
+        zero();
+        cdb[1] = 0x10;  // READ CAPACITY(16).
+        cdb[13] = 32;
+        return;
+      case scsi::Opcode::kUnmap:
+        zero();
+        cdb[8] = static_cast<uint8_t>(making.Pick({8u, 24u, 40u}));
+        command.list = UnmapList(making, cdb[8]);
+        break;
+      case scsi::Opcode::kModeSelect6:
+      case scsi::Opcode::kModeSelect10: {
+        const bool ten = scsi::Opcode{cdb[0]} == scsi::Opcode::kModeSelect10;
+        command.list = ModeList(making, ten);
+        zero();
+        cdb[1] = 0x10;  // PF.
+        cdb[ten ? 8 : 4] = static_cast<uint8_t>(command.list.size());
+        break;
+      }
+      default:
+        return;
+    }
+    command.out = true;
+    command.data = static_cast<uint32_t>(command.list.size());
+  }
+
+  // A header, a block descriptor, a page; cut now and then.
+  static std::vector<std::byte> ModeList(Making& making, bool ten) {
+    std::vector<std::byte> list(ten ? 8 : 4);
+    const auto add = [&](std::initializer_list<uint8_t> bytes) {
+      for (const uint8_t byte : bytes) list.push_back(std::byte{byte});
+    };
+    if (making.OneIn(2)) {
+      list[ten ? 7 : 3] = std::byte{8};
+      add({0, 0, 0, 0, 0, 0, making.Pick<uint8_t>({2, 2, 4, 8}), 0});  // Bytes of a block.
+    }
+    if (making.OneIn(2)) {
+      const auto wce = static_cast<uint8_t>(making.Below(2) << 2);
+      add({0x08, 18, wce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});  // Caching.
+    }
+    if (making.OneIn(2)) {
+      const auto descriptors = static_cast<uint8_t>(making.Below(2) << 2);  // D_SENSE.
+      add({0x0a, 10, descriptors, 0x10, 0, 0, 0, 0, 0, 0, 0, 0});
+    }
+    if (making.OneIn(3)) list.resize(1 + making.Below(list.size()));
+    return list;
+  }
+
+  // Descriptors of a few blocks, and lengths that may promise more than there is.
+  static std::vector<std::byte> UnmapList(Making& making, size_t size) {
+    std::vector<std::byte> list(size);
+    list[3] = static_cast<std::byte>(making.OneIn(3) ? 0xf0 : size - 8);
+    for (size_t at = 8; at + 16 <= size; at += 16) {
+      list[at + 7] = static_cast<std::byte>(making.Below(128));
+      list[at + 11] = static_cast<std::byte>(1 + making.Below(4));
+    }
+    return list;
+  }
 
   static Command MakeCdb(Making& making) {
     constexpr uint8_t kOpcodes[] = {0x00, 0x03, 0x04, 0x08, 0x0a, 0x12, 0x12, 0x15, 0x16, 0x17,
@@ -318,6 +531,7 @@ class Lsi final : public DeviceGrammar {
     const bool selects = command.cdb[0] == 0x15 || command.cdb[0] == 0x55 ||
                          command.cdb[0] == 0x1d || command.cdb[0] == 0x3b;
     command.out = writes || selects || making.OneIn(16);
+    if (!making.OneIn(4)) Shape(making, command);
     if (making.OneIn(12)) command.size = static_cast<uint32_t>(1 + making.Below(16));
     return command;
   }
@@ -332,7 +546,7 @@ class Lsi final : public DeviceGrammar {
                                             static_cast<uint32_t>(message_size),
                                             At(kMessages),
                                             command.size,
-                                            At(kMessages + 64),
+                                            At(kMessages + kCdbAt),
                                             count,
                                             data};
     out->push_back(
@@ -341,30 +555,47 @@ class Lsi final : public DeviceGrammar {
     if (making.OneIn(2)) AddTakingOfInterrupts(out);
   }
 
+  // IDENTIFY, and maybe a queue tag, an abort, negotiations.
+  static std::vector<std::byte> MakeMessage(Making& making) {
+    std::vector<std::byte> message;
+    const auto add = [&](int byte) { message.push_back(static_cast<std::byte>(byte)); };
+    add(making.Pick({0x80, 0x80, 0xc0, 0xc0, 0x81}));
+    if (making.OneIn(2)) {
+      add(making.Pick({0x20, 0x20, 0x21, 0x22}));
+      add(static_cast<int>(making.Below(8)));
+    }
+    if (making.OneIn(12)) {
+      add(making.Pick({0x06, 0x0c, 0x0d, 0x0e, 0x17}));
+    } else if (making.OneIn(16)) {  // An extended message, of a length that may be none.
+      const int size = making.Pick({2, 3, 6, 15, 20, 40, 56});
+      add(0x01);
+      add(size);
+      add(making.Pick({0x01, 0x03, 0x04, 0x08}));
+      for (int i = 1; i < size; ++i) add(making.Pick({0x08, 0x08, 0x08, 0x0a, 0x80}));
+    } else if (making.OneIn(6)) {
+      for (uint64_t i = 1 + making.Below(3); i != 0; --i) {
+        add(making.Pick({0x06, 0x0c, 0x0d, 0x0e, 0x08, 0x01, 0x05, 0x23}));
+      }
+    } else if (making.OneIn(60)) {  // As many as there may be replies, and more.
+      for (uint64_t i = 20 + making.Below(40); i != 0; --i) add(0x23);
+    }
+    return message;
+  }
+
   // Selects a target and runs a command through its phases, with a step too many or left out now
   // and then.
   static void AddCommand(Making& making, std::vector<Event>* out) {
     const Command command = MakeCdb(making);
-    const uint32_t target = making.Pick({0u, 0u, 0u, 0u, 0u, 0u, 1u, 1u, 1u, 2u});
-    std::vector<std::byte> message = {
-        static_cast<std::byte>(making.Pick({0x80, 0x80, 0xc0, 0xc0, 0x81}))};
-    if (making.OneIn(2)) {
-      message.push_back(static_cast<std::byte>(making.Pick({0x20, 0x20, 0x21, 0x22})));
-      message.push_back(static_cast<std::byte>(making.Below(8)));
-    }
-    if (making.OneIn(6)) {
-      constexpr int kMessagesOut[] = {0x06, 0x0c, 0x0d, 0x0e, 0x08, 0x01, 0x05, 0x23};
-      for (uint64_t i = 1 + making.Below(3); i != 0; --i) {
-        message.push_back(
-            static_cast<std::byte>(kMessagesOut[making.Below(std::size(kMessagesOut))]));
-      }
-    }
+    const uint32_t target = making.Pick({0u, 0u, 0u, 0u, 0u, 0u, 1u, 1u, 1u, 2u, 3u});
+    const std::vector<std::byte> message = MakeMessage(making);
     out->push_back({.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(message)});
     out->push_back(
         {.kind = Kind::kMemory,
-         .at = kMessages + 64,
+         .at = kMessages + kCdbAt,
          .data = making.store.Add(std::as_bytes(std::span(command.cdb)).first(command.size))});
-    if (command.out && making.OneIn(2)) {
+    if (!command.list.empty()) {
+      out->push_back({.kind = Kind::kMemory, .at = kData, .data = making.store.Add(command.list)});
+    } else if (command.out && making.OneIn(2)) {
       out->push_back({.kind = Kind::kMemory,
                       .at = kData,
                       .data = making.RandomBytes(std::min(command.data, 64u))});
@@ -396,11 +627,7 @@ class Lsi final : public DeviceGrammar {
     Start(making, words, static_cast<Place>(making.Below(2)), out);
     if (making.OneIn(2)) AddTakingOfInterrupts(out);
     // What went wrong leaves the bus busy.
-    if (making.OneIn(6)) {
-      out->push_back(WriteRegister(kScntl1, kScntl1Rst));
-      out->push_back(WriteRegister(kScntl1, 0));
-      AddTakingOfInterrupts(out);
-    }
+    if (making.OneIn(6)) AddBusReset(out);
   }
 };
 

@@ -1,6 +1,7 @@
 #include "fuzz/targets/device_target.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/log.h"
@@ -8,6 +9,7 @@
 #include "devices/core/state.h"
 #include "devices/nvme/identify.h"
 #include "devices/nvme/registers.h"
+#include "fuzz/host/lsi_referee.h"
 #include "fuzz/host/nvme_referee.h"
 #include "fuzz/host/oracle.h"
 
@@ -31,6 +33,7 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
       witness_(loop_) {
   MuteLog();
   host_.Attach(*device_);
+  host_.set_max_accesses_per_turn(facts.max_accesses_per_turn);
   referee_ = facts.make_referee != nullptr ? facts.make_referee(host_, *device_, backends_)
                                            : std::make_unique<NoReferee>();
   host_.set_referee(referee_.get());
@@ -202,6 +205,7 @@ void DeviceTarget::Access(const Event& event) {
   // Of just the size, so that a sanitizer sees who writes past it.
   const auto out = std::make_unique<std::byte[]>(width);
   device_->ReadRegion(region, event.at, Bytes(out.get(), width));
+  referee_->OnRead(region, event.at, ConstBytes(out.get(), width));
   if (observed()) {
     fmt::print("       = {:#x}\n", LoadLePartial(ConstBytes(out.get(), width)));
   }
@@ -279,6 +283,16 @@ std::unique_ptr<Referee> MakeNvmeReferee(Host& host, Device& device,
       backends.disk(0));
 }
 
+std::unique_ptr<Referee> MakeLsiReferee(Host& host, Device& device, const ModelBackends& backends) {
+  constexpr uint32_t kDiskBlock = 512;
+  constexpr uint32_t kCdBlock = 2048;
+  const std::array<ScsiUnit, ScsiReferee::kTargets> units = {
+      ScsiUnit{.disk = &backends.disk(0), .block_size = kDiskBlock, .wwn = kLsiDiskWwn},
+      ScsiUnit{.disk = &backends.disk(1), .block_size = kCdBlock, .is_cd = true}, ScsiUnit{},
+      ScsiUnit{.disk = &backends.disk(2), .block_size = kDiskBlock}};
+  return std::make_unique<LsiReferee>(host, device, ScsiReferee(units));
+}
+
 }  // namespace
 
 std::unique_ptr<Target> MakeNvmeTarget() {
@@ -291,7 +305,10 @@ std::unique_ptr<Target> MakeNvmeTarget() {
 
 // The chip moves most of its registers itself: only configuration space is compared.
 std::unique_ptr<Target> MakeLsiTarget() {
-  return std::make_unique<DeviceTarget>(LsiGrammar(), ModelFacts{.options = kLsiOptions});
+  return std::make_unique<DeviceTarget>(LsiGrammar(),
+                                        ModelFacts{.options = kLsiOptions,
+                                                   .max_accesses_per_turn = 2 * kLsiQuantum,
+                                                   .make_referee = MakeLsiReferee});
 }
 
 }  // namespace farside::fuzz

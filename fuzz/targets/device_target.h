@@ -29,6 +29,7 @@ struct ModelFacts {
   std::span<const RegisterDef> registers = {};
   // But for these, which the device itself moves.
   std::span<const std::string_view> moving = {};
+  uint64_t max_accesses_per_turn = Host::kMaxAccessesPerTurn;
   // Who knows the device's specification; may be nobody.
   std::unique_ptr<Referee> (*make_referee)(Host& host, Device& device,
                                            const ModelBackends& backends) = nullptr;

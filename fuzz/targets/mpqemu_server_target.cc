@@ -18,7 +18,7 @@ constexpr size_t kTurnsOfStep = 8;
 
 MpqemuServerTarget::MpqemuServerTarget() {
   MuteLog();
-  slot_.Plug(MakeModel(kLsiOptions, slot_.env(), backends_));
+  slot_.Plug(MakeModel(kLsiStateOptions, slot_.env(), backends_));
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
   backends_.BeginDisks(false);

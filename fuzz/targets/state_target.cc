@@ -85,7 +85,7 @@ class StateTarget final : public Target {
  public:
   StateTarget() {
     units_.emplace_back(kNvmeOptions);
-    units_.emplace_back(kLsiOptions);
+    units_.emplace_back(kLsiStateOptions);
   }
 
   void Run(ConstBytes input) override {
