@@ -480,10 +480,9 @@ void Client::SendFrame(const Event& event) {
   // What no server may go on behind.
   const bool fatal = whole && !broke_framing_ && (!typed || !fitting);
   if (fatal || !whole || header.size != event.data.size() || fds.size() > kMaxFrameFds) {
-    broke_framing_ = true;
-    if (referee_ != nullptr) referee_->Lose();
+    LoseStep();
   } else if (type == vfio_user::kFlagTypeReply) {
-    NoteDmaReply(header);
+    NoteReply(header);
   } else {
     NoteCommand(header, event.data.subspan(sizeof header), fds);
   }
@@ -495,11 +494,7 @@ void Client::SendFrame(const Event& event) {
 void Client::NoteCommand(const vfio_user::Header& header, ConstBytes payload,
                          std::span<const int> fds) {
   // The same id in flight twice: which reply is whose can't be told.
-  if (waiting_[header.message_id]) {
-    broke_framing_ = true;
-    if (referee_ != nullptr) referee_->Lose();
-    return;
-  }
+  if (waiting_[header.message_id]) return LoseStep();
   if (header.command == static_cast<uint16_t>(Command::kDeviceFeature)) Settle();
   // What it maps or arms is not followed.
   if (header.command == static_cast<uint16_t>(Command::kDmaMap) ||
@@ -509,12 +504,21 @@ void Client::NoteCommand(const vfio_user::Header& header, ConstBytes payload,
   BeginCommand(header, payload, fds);
 }
 
-// It answers a request of the server's that is held, if it fits one: the server heeds no other.
-void Client::NoteDmaReply(const vfio_user::Header& header) {
+// It answers a request of the server's that is held, if it fits one: the server heeds no other. Of
+// a server that may be asking at this very moment nothing can be said.
+void Client::NoteReply(const vfio_user::Header& header) {
+  const bool settled = referee_ != nullptr && Settle();
+  if (!settled) return LoseStep();
   const auto held = std::ranges::find_if(held_dma_, [&](const HeldDma& one) {
     return one.header.message_id == header.message_id && one.header.command == header.command;
   });
   if (held != held_dma_.end()) held_dma_.erase(held);
+}
+
+// The stream is out of step, or replies can't be told from each other.
+void Client::LoseStep() {
+  broke_framing_ = true;
+  if (referee_ != nullptr) referee_->Lose();
 }
 
 void Client::ExpectEnd() {
@@ -522,13 +526,14 @@ void Client::ExpectEnd() {
   Violation("framing", "the server goes on behind a header that is none");
 }
 
-void Client::Settle() {
+bool Client::Settle() {
   bool more = true;
   for (int step = 0; step < kMaxSettleSteps && more; ++step) {
     more = pump_.Step();
     more = Receive() || more;
   }
   quiet_ = !more && !pump_.holds_up() && held_dma_.empty();
+  return !more;
 }
 
 void Client::Execute(const Event& event) {

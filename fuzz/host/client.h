@@ -132,10 +132,11 @@ class Client final : public GuestMemory {
   void SendFrame(const Event& event);
   // Bytes of the session's own that are in order.
   void NoteCommand(const vfio_user::Header& header, ConstBytes payload, std::span<const int> fds);
-  void NoteDmaReply(const vfio_user::Header& header);
+  void NoteReply(const vfio_user::Header& header);
+  void LoseStep();
   void ExpectEnd();
-  // The device does what it has to do.
-  void Settle();
+  // The device does what it can. False if it is at work all the same.
+  bool Settle();
   // Bookkeeping of a command that is about to be sent.
   void BeginCommand(const vfio_user::Header& header, ConstBytes payload, std::span<const int> fds);
   // Until nothing more comes, or `id` is answered.

@@ -150,11 +150,23 @@ class Nvme final : public DeviceGrammar {
   }
 
  private:
+  // Of blocks that there are, in two pages: what waits for the disk.
+  static void MakeLawful(Making& making, Sqe& sqe) {
+    sqe.flags = 0;
+    sqe.nsid = nvme::kNamespaceId;
+    sqe.prp1 &= ~(kPage - 1);
+    sqe.prp2 &= ~(kPage - 1);
+    sqe.cdw10 = static_cast<uint32_t>(making.Below(kBlocks - 16));
+    sqe.cdw11 = 0;
+    sqe.cdw12 = static_cast<uint32_t>(making.Below(16));
+  }
+
   static void AddCommandInMemory(Making& making, uint32_t queue, std::span<const Event> before,
                                  std::vector<Event>* out) {
     const uint32_t tail = NextTail(queue, before, *out);
     Sqe sqe = queue == 0 ? AdminCommand(making) : IoCommand(making);
     sqe.cid = static_cast<uint16_t>(making.Below(64));
+    if (queue != 0 && !making.OneIn(3)) MakeLawful(making, sqe);
     const uint32_t slot = (tail + kEntries - 1) % kEntries;
     out->push_back({.kind = Kind::kMemory,
                     .at = SqBase(queue) + slot * sizeof sqe,

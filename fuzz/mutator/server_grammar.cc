@@ -43,7 +43,7 @@ class Server final : public Grammar {
   void AddPiece(Making& making, std::span<const Event> before,
                 std::vector<Event>* out) const override {
     if (!making.OneIn(3)) return device_.AddPiece(making, before, out);
-    switch (making.Below(16)) {
+    switch (making.Below(17)) {
       case 0:
       case 1:
       case 2:
@@ -62,12 +62,13 @@ class Server final : public Grammar {
       case 7:
         return AddDmaReplies(making, before, out);
       case 8:
-        return AddStall(making, before, out);
       case 9:
-        return AddLogging(making, before, out);
+        return AddStall(making, before, out);
       case 10:
-        return AddMigration(making, out);
+        return AddLogging(making, before, out);
       case 11:
+        return AddMigration(making, out);
+      case 12:
         return AddFarAccess(making, out);
       default:
         out->push_back({.kind = Kind::kFrame,
@@ -158,7 +159,7 @@ class Server final : public Grammar {
   // Work waits for the disk, and is to end or to lose its memory.
   void AddStall(Making& making, std::span<const Event> before, std::vector<Event>* out) const {
     out->push_back({.kind = Kind::kDisk, .what = static_cast<uint8_t>(DiskAction::kHold)});
-    for (uint64_t i = 1 + making.Below(4); i != 0; --i) device_.AddPiece(making, before, out);
+    for (uint64_t i = 2 + making.Below(4); i != 0; --i) device_.AddPiece(making, before, out);
     const bool resets = making.OneIn(4);
     const bool all = !making.OneIn(4);
     if (resets) {
