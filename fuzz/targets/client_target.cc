@@ -33,6 +33,8 @@ Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(std::unique_ptr<Transp
                                                           DmaHandler* handler) {
   vfio_user::ClientOptions options;
   options.channel = {.timeout_ns = kTimeoutNs, .pump = std::move(pump)};
+  options.capabilities.twin_socket =
+      vfio_user::Capabilities::TwinSocket{.supported = true, .fd_index = {}};
   auto client =
       vfio_user::VfioUserClient::Attach(std::move(transport), std::move(options), handler);
   if (!client) return tl::unexpected(client.error());
@@ -401,7 +403,7 @@ void ClientTarget::WriteMulti(const Event& event) {
   BeginCall();
   const auto done = client_->WriteMulti(0, writes, posted);
   if (!posted) {
-    EndCall("REGION_WRITE_MULTI", done, true);
+    EndCall("REGION_WRITE_MULTI", done);
     return;
   }
   if (over_ && done) Violation("client-answer", "posted writes succeed after the client's end");
@@ -510,7 +512,11 @@ void ClientTarget::SetIrqs(const Event& event) {
   const bool bools = (set.flags & vfio_user::kIrqDataBool) != 0;
   const std::vector<std::byte> data(bools ? some : 0, std::byte{1});
   BeginCall();
-  EndCall("DEVICE_SET_IRQS", client_->SetIrqs(set, data, fds));
+  // As a VMM does it; in as many messages as it takes.
+  const bool arms = set.flags == (vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger);
+  EndCall("DEVICE_SET_IRQS", arms && !fds.empty()
+                                 ? client_->ArmIrqs(vfio_user::IrqIndex{set.index}, set.start, fds)
+                                 : client_->SetIrqs(set, data, fds));
 }
 
 void ClientTarget::Map(const Event& event) {
