@@ -103,7 +103,9 @@ void MpqemuProxy::Wait() {
     const bool more = pump_.Step();
     const bool came = Receive();
     if (due_.empty() && !broken_ && !unsure_) break;
-    idle = (more && !due_.empty()) || came ? 0 : idle + 1;
+    // Where the stream may be in the middle of a message, no reply has to come.
+    const bool waits = !due_.empty() && !unsure_;
+    idle = (more && waits) || came ? 0 : idle + 1;
   }
   while (Receive()) {
   }
