@@ -30,6 +30,15 @@ void Interrupts::Clear(bool dstat, bool sist0, bool sist1) {
   if (sist1) state_.first.sist1 = 0;
   // Causes that were served are no longer raised, even if the same bit comes up from behind.
   state_.raised &= Causes(state_.first) | kIntfCause;
+  Promote();
+}
+
+void Interrupts::SetEnabled(InterruptBits enabled) {
+  enabled_ = enabled;
+  Promote();
+}
+
+void Interrupts::Promote() {
   if (sip() || dip()) return;
   state_.first = state_.first | state_.second;
   state_.second = {};

@@ -43,8 +43,9 @@ class Interrupts {
   };
 
   void Reset() { state_ = {}; }
-  // Masks as they are now. A masked nonfatal interrupt sets neither SIP nor DIP.
-  void SetEnabled(InterruptBits enabled) { enabled_ = enabled; }
+  // Masks as they are now. A masked nonfatal interrupt sets neither SIP nor DIP, and hides nothing
+  // that is stacked behind it.
+  void SetEnabled(InterruptBits enabled);
 
   // Whether SCRIPTS halt: fatal or not masked.
   bool Post(InterruptBits bits);
@@ -64,6 +65,9 @@ class Interrupts {
   void set_state(const State& state) { state_ = state; }
 
  private:
+  // What is stacked shows once SIP and DIP are clear.
+  void Promote();
+
   State state_;
   InterruptBits enabled_;
 };

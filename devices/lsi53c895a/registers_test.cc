@@ -174,6 +174,19 @@ TEST_P(RegistersTest, MaskedNonfatalInterruptIsNoInterrupt) {
   EXPECT_EQ(m().Read8(kDstat), kDstatDfe | kDstatAbrt);
 }
 
+TEST_P(RegistersTest, MaskingTheFirstShowsWhatIsStackedBehindIt) {
+  m().Write8(kSien1, kSist1Gen);
+  m().Write8(kStime1, 1);
+  m().clock.AdvanceTo(m().clock.now_ns() + 1'000'000);
+  m().chip->OnDeadline();
+  m().Write8(kIstat0, kIstat0Abrt);
+  m().Write8(kIstat0, 0);
+  EXPECT_EQ(m().Read8(kIstat0), kIstat0Sip);
+  m().Write8(kSien1, 0);
+  EXPECT_EQ(m().Read8(kIstat0), kIstat0Dip);
+  EXPECT_EQ(m().Read8(kDstat), kDstatDfe | kDstatAbrt);
+}
+
 TEST_P(RegistersTest, GeneralTimerScalesAndStops) {
   m().Write8(kStime1, kStime1Gensf | 1);
   EXPECT_EQ(m().chip->NextDeadline(), m().clock.now_ns() + 16 * 125'000);
