@@ -61,6 +61,11 @@ void Disk::Act(DiskAction action, uint64_t value) {
   }
 }
 
+void Disk::Settle() {
+  failure_.reset();
+  ReleaseAll();
+}
+
 void Disk::ReleaseAll() {
   held_ = false;
   for (Completion<bool>* one : std::exchange(waiting_, {})) one->Set(true);

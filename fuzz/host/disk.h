@@ -25,8 +25,8 @@ class Disk final : public block::BlockDevice {
   // As a new session finds it: its first content, nothing held. No request is in flight.
   void Begin(bool deferred);
   void Act(DiskAction action, uint64_t value);
-  // All go on, and no more wait.
-  void ReleaseAll();
+  // All go on, and no more wait or fail.
+  void Settle();
   uint64_t requests() const { return requests_; }  // Since Begin.
   ConstBytes data() const { return data_; }
 
@@ -48,6 +48,7 @@ class Disk final : public block::BlockDevice {
 
   // Waits as long as it has to. The error the request ends with, or 0.
   Task<int> Begin(const char* what, uint64_t offset, uint64_t size, bool writes);
+  void ReleaseAll();
   Bytes Dirty(uint64_t offset, uint64_t size);
 
   Loop& loop_;

@@ -11,7 +11,7 @@ namespace {
 
 using namespace lsi53c895a;  // NOLINT: this file reads its registers.
 
-constexpr uint64_t kInstructionSize = 8;
+constexpr uint32_t kInstructionSize = 8;  // Of most.
 constexpr uint32_t kCount = 0xff'ffff;
 
 // Kinds of instructions by their upper bits: chapter 5.
@@ -42,6 +42,13 @@ constexpr bool IsCarryJump(uint32_t first) {
          (first & (kTransferRelative | kTransferWait | kTransfer64)) == 0;
 }
 
+// Sections 5.2, 5.5, 5.6, 5.7. An empty dword is passed over (SeaBIOS leaves such).
+constexpr bool IsIllegal(uint32_t first) {
+  if (IsDirect(first) || IsMemoryMove(first)) return first != 0 && (first & kCount) == 0;
+  if (IsLoadStore(first)) return (first & 7) == 0 || (first & 7) > sizeof(uint32_t);
+  return IsTransfer(first) && (first >> 27 & 7) > static_cast<uint32_t>(TransferOpcode::kInterrupt);
+}
+
 constexpr uint32_t Displacement(uint32_t value) {
   return (value & 0x80'0000) != 0 ? value | 0xff00'0000 : value & 0xff'ffff;
 }
@@ -58,10 +65,6 @@ std::optional<uint8_t> ByteOf(Region region, uint64_t offset, ConstBytes bytes, 
 }
 
 }  // namespace
-
-uint32_t LsiReferee::Instruction::next() const {
-  return address + static_cast<uint32_t>(kInstructionSize);
-}
 
 template <typename T>
 T LsiReferee::Read(Reg reg) const {
@@ -170,15 +173,11 @@ void LsiReferee::EndWrite(Region region, uint64_t offset, ConstBytes in) {
 }
 
 void LsiReferee::BeginDma(const char*, uint64_t iova) {
-  if (!last_ || !std::exchange(last_->moves, false)) return;
-  const auto dsp = Read<uint32_t>(kDsp);
-  // It was halted by the target's phase; or its third dword is fetched.
-  if (static_cast<uint32_t>(iova) == dsp) return;
-  if (static_cast<uint32_t>(iova) == last_->next()) {
-    last_->moves = true;
-    return;
-  }
-  CheckTarget(*last_, iova);
+  if (!last_ || last_->third_due || !std::exchange(last_->moves, false)) return;
+  const Program now = ReadProgram();
+  // Another phase may have made it a jump.
+  const bool is_its_own = now.dbc == last_->first && now.dsp == last_->next();
+  if (is_its_own && static_cast<uint32_t>(iova) != now.dsp) CheckTarget(*last_, iova);
 }
 
 void LsiReferee::OnDmaRead(uint64_t iova, ConstBytes out) {
@@ -189,8 +188,10 @@ void LsiReferee::OnDmaRead(uint64_t iova, ConstBytes out) {
     if (!abandoned) OnFetch(address, out);
     return;
   }
-  if (last_ && address == last_->next() && out.size() == sizeof(uint32_t)) {
+  if (last_ && last_->third_due && out.size() == sizeof(uint32_t) &&
+      address == last_->address + kInstructionSize) {
     last_->third = LoadLe<uint32_t>(out);
+    last_->third_due = false;
     return;
   }
   OnBus(now, iova, out, true);
@@ -207,7 +208,9 @@ void LsiReferee::OnFetch(uint32_t address, ConstBytes words) {
   Instruction fetched{.address = address,
                       .first = LoadLe<uint32_t>(words),
                       .second = LoadLe<uint32_t>(words.subspan(4))};
-  fetched.illegal = IsIllegal(fetched);
+  fetched.third_due = HasThird(fetched.first);
+  if (fetched.third_due) fetched.size += sizeof(uint32_t);
+  fetched.illegal = IsIllegal(fetched.first);
   fetched.moves = IsDirect(fetched.first) && fetched.first != 0 && !fetched.illegal;
   if (last_ && address == last_->next()) {
     if (IsCarryFlag(last_->first)) fetched.carry = last_->first >> 27 == 0xb;
@@ -217,12 +220,10 @@ void LsiReferee::OnFetch(uint32_t address, ConstBytes words) {
   last_ = fetched;
 }
 
-// Sections 5.2, 5.5, 5.6, 5.7. An empty dword is passed over (SeaBIOS leaves such).
-bool LsiReferee::IsIllegal(const Instruction& instruction) const {
-  const uint32_t first = instruction.first;
-  if (IsDirect(first) || IsMemoryMove(first)) return first != 0 && (first & kCount) == 0;
-  if (IsLoadStore(first)) return (first & 7) == 0 || (first & 7) > sizeof(uint32_t);
-  return IsTransfer(first) && (first >> 27 & 7) > static_cast<uint32_t>(TransferOpcode::kInterrupt);
+// Sections 5.2, 5.5 and 5.6.
+bool LsiReferee::HasThird(uint32_t first) const {
+  if (IsDirect(first)) return (Read<uint8_t>(kCcntl1) & kCcntl1EnDbmv) != 0;
+  return IsMemoryMove(first) || (first >> 28 == 8 && (first & kTransfer64) != 0);
 }
 
 // The instruction before the one that is fetched now, unless others came between them: DBC has
@@ -234,7 +235,7 @@ void LsiReferee::CheckPassed(const Instruction& passed, uint32_t next, const Pro
     Violation("lsi-script", "instruction {:#010x} {:#010x} is illegal, and the script goes on",
               passed.first, passed.second);
   }
-  const bool jumps = (Read<uint8_t>(kCcntl0) & kCcntl0Enpmj) != 0;
+  const bool jumps = next == Read<uint32_t>(kPmjad1) || next == Read<uint32_t>(kPmjad2);
   const bool moved = IsBlockMove(passed.first) && passed.first != 0 && next == passed.next();
   if (moved && !jumps && (now.dbc & kCount) != 0) {
     Violation("lsi-script", "block move {:#010x} is passed with {} bytes left", passed.first,
@@ -316,7 +317,7 @@ std::array<uint32_t, 2> LsiReferee::InstructionAt(uint32_t address) const {
 
 // The target that the script has selected right before `address`, if SDID agrees.
 std::optional<uint8_t> LsiReferee::SelectedBehind(uint32_t address) const {
-  const auto [first, second] = InstructionAt(address - static_cast<uint32_t>(kInstructionSize));
+  const auto [first, second] = InstructionAt(address - kInstructionSize);
   if (!IsSelect(first)) return std::nullopt;
   uint8_t id = SelectedId(first);
   if ((first & kIoTable) != 0) {
@@ -334,7 +335,7 @@ void LsiReferee::OnMessageOut(const Program& now, ConstBytes message) {
   constexpr uint8_t kIdentify = 0x80;
   constexpr uint8_t kExtended = 0x01;
   constexpr uint8_t kLongest = 6;  // Of the extended messages that there are.
-  const uint32_t at = now.dsp - static_cast<uint32_t>(kInstructionSize);
+  const uint32_t at = now.dsp - kInstructionSize;
   const auto target = SelectedBehind(at);
   if (link_ != Link::kFree || !target || (Byte(message, 0) & kIdentify) == 0) return LoseBus();
   link_ = Link::kMessage;
@@ -364,8 +365,7 @@ void LsiReferee::OnMessageOut(const Program& now, ConstBytes message) {
 // SAM-3: a target asks for as many bytes as the operation code has.
 void LsiReferee::OnCommand(const Program& now, ConstBytes cdb) {
   if (link_ != Link::kMessage) return LoseBus();
-  const bool behind =
-      now.dsp - 2 * static_cast<uint32_t>(kInstructionSize) == message_at_ && last_.has_value();
+  const bool behind = now.dsp - 2 * kInstructionSize == message_at_ && last_.has_value();
   if (freeing_ && !behind) return LoseBus();
   if (freeing_) {
     Violation("lsi-bus", "a target takes a command after a message that aborts");

@@ -57,12 +57,14 @@ class LsiReferee final : public Referee {
     uint32_t first = 0;
     uint32_t second = 0;
     uint32_t third = 0;
+    uint32_t size = 8;       // Bytes.
+    bool third_due = false;  // It has a third dword, which has not come yet.
     bool illegal = false;
     bool moves = false;              // A direct block move that has not reached memory.
     std::optional<bool> carry = {};  // Before it, if that is certain.
     bool behind_select = false;      // The one before it selects a target that is not there.
 
-    uint32_t next() const;  // Where the one behind it lies, in a script of two dwords each.
+    uint32_t next() const { return address + size; }
   };
   // What is known of the bus.
   enum class Link : uint8_t {
@@ -82,7 +84,7 @@ class LsiReferee final : public Referee {
   void OnFetch(uint32_t address, ConstBytes words);
   void CheckPassed(const Instruction& passed, uint32_t next, const Program& now) const;
   void CheckTarget(const Instruction& move, uint64_t iova) const;
-  bool IsIllegal(const Instruction& instruction) const;
+  bool HasThird(uint32_t first) const;
   void OnTableEntry(ConstBytes entry);
   void NoteHalt(const Program& now);
 

@@ -27,7 +27,7 @@ void ModelBackends::BeginDisks(bool deferred) {
 }
 
 void ModelBackends::ReleaseDisks() {
-  for (const auto& disk : disks_) disk->ReleaseAll();
+  for (const auto& disk : disks_) disk->Settle();
 }
 
 void ModelBackends::Act(const Event& event) {

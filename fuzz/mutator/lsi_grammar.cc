@@ -29,6 +29,8 @@ constexpr uint64_t kData = Host::kBase + 0x4000;
 
 // Where the prologue leaves a script in SCRIPTS RAM.
 constexpr uint64_t kDispatcherInRam = 0x400;
+// Of it, behind selection and message: it asks for the phase.
+constexpr uint64_t kDispatch = kRamOnBus + kDispatcherInRam + 2 * 8;
 
 using Words = std::vector<uint32_t>;
 
@@ -182,6 +184,7 @@ class Lsi final : public DeviceGrammar {
     out->push_back(WriteRegister(kSien0, 0x8f));
     out->push_back(WriteRegister(kSien1, 0x07));
     out->push_back(WriteRegister(kDsa, At(kTables)));
+    for (const Reg reg : {kPmjad1, kPmjad2}) out->push_back(WriteRegister(reg, kDispatch));
     const Words dispatcher = Dispatcher();
     out->push_back({.kind = Kind::kWriteData,
                     .what = kRamBar,
@@ -278,7 +281,7 @@ class Lsi final : public DeviceGrammar {
 
   // What seldom comes by chance.
   static void AddSpecial(Making& making, std::vector<Event>* out) {
-    switch (making.Below(8)) {
+    switch (making.Below(10)) {
       case 0:
         return AddMasking(making, out);
       case 1:
@@ -293,6 +296,10 @@ class Lsi final : public DeviceGrammar {
         return AddTableIndex(making, out);
       case 6:
         return AddLoop(making, out);
+      case 7:
+        return AddMessages(making, out);
+      case 8:
+        return AddTray(making, out);
       default:
         return AddAtEndOfRam(making, out);
     }
@@ -393,6 +400,42 @@ class Lsi final : public DeviceGrammar {
     AddTakingOfInterrupts(out);
   }
 
+  // More messages than a target has room for replies to.
+  static void AddMessages(Making& making, std::vector<Event>* out) {
+    constexpr uint64_t kMany = kMessages + 0x200;
+    const auto count = static_cast<uint32_t>(2 + making.Below(200));
+    const Bytes messages = making.store.Add(size_t{count});
+    Fill(messages, 0x0a);
+    messages[0] = std::byte{0x80};
+    out->push_back({.kind = Kind::kMemory, .at = kMany, .data = messages});
+    Start(making,
+          {0x4100'0000, At(kScript + 0x100), BlockMove(6, count), At(kMany), BlockMove(7, count),
+           At(kData), kInt.first, kInt.second},
+          static_cast<Place>(making.Below(2)), out);
+    AddBusReset(out);
+  }
+
+  // A CD drive whose tray opens, and a command that may need a disc.
+  static void AddTray(Making& making, std::vector<Event>* out) {
+    constexpr uint32_t kDrive = 1;
+    constexpr std::byte kIdentify{0x80};
+    Command eject;
+    eject.cdb[0] = static_cast<uint8_t>(scsi::Opcode::kStartStopUnit);
+    eject.cdb[4] = 2;  // LOEJ.
+    Command read;
+    read.cdb[0] =
+        static_cast<uint8_t>(making.Pick({scsi::Opcode::kRead10, scsi::Opcode::kReadCapacity10}));
+    read.cdb[8] = 1;
+    read.size = 10;
+    for (const Command& command : {eject, read}) {
+      out->push_back(
+          {.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(AsBytes(kIdentify))});
+      AddCdb(making, command, out);
+      AddDispatched(making, command, kDrive, 1, out);
+      AddTakingOfInterrupts(out);
+    }
+  }
+
   static void AddBusReset(std::vector<Event>* out) {
     out->push_back(WriteRegister(kScntl1, kScntl1Rst));
     out->push_back(WriteRegister(kScntl1, 0));
@@ -422,6 +465,19 @@ class Lsi final : public DeviceGrammar {
         cdb[1] = static_cast<uint8_t>(making.Below(2));
         cdb[2] = cdb[1] == 0 ? uint8_t{0} : making.Pick<uint8_t>({0x00, 0x80, 0x83, 0xb0, 0xb2});
         cdb[4] = static_cast<uint8_t>(making.Pick({36u, 96u, 255u}));
+        return;
+      case scsi::Opcode::kModeSense6:
+      case scsi::Opcode::kModeSense10:
+        // All pages, some; current, changeable and default values.
+        zero();
+        cdb[2] = static_cast<uint8_t>(making.Pick({0x3fu, 0x3fu, 0x01u, 0x08u, 0x0au, 0x2au}) |
+                                      making.Below(4) << 6);
+        cdb[scsi::Opcode{cdb[0]} == scsi::Opcode::kModeSense10 ? 8 : 4] =
+            static_cast<uint8_t>(making.Pick({4u, 24u, 252u, 255u}));
+        return;
+      case scsi::Opcode::kReportLuns:
+        zero();
+        cdb[9] = static_cast<uint8_t>(making.Pick({8u, 16u, 24u, 255u}));
         return;
       case scsi::Opcode::kStartStopUnit:
         zero();
@@ -495,9 +551,13 @@ class Lsi final : public DeviceGrammar {
                                     0x44, 0x46, 0x4a, 0x51, 0x55, 0x5a, 0x5e, 0x88, 0x8a, 0x8f,
                                     0x91, 0x93, 0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xad, 0xbe};
     Command command;
+    // Those that say most about themselves.
+    constexpr uint8_t kShaped[] = {0x03, 0x12, 0x15, 0x1a, 0x1b, 0x25,
+                                   0x42, 0x55, 0x5a, 0x9e, 0xa0};
     constexpr uint8_t kReadsAndWrites[] = {0x08, 0x0a, 0x28, 0x2a, 0x88, 0x8a, 0xa8, 0xaa, 0x2e};
     command.cdb[0] = making.OneIn(2) ? kOpcodes[making.Below(std::size(kOpcodes))]
                                      : kReadsAndWrites[making.Below(std::size(kReadsAndWrites))];
+    if (making.OneIn(4)) command.cdb[0] = kShaped[making.Below(std::size(kShaped))];
     if (making.OneIn(16)) command.cdb[0] = static_cast<uint8_t>(making.Below(256));
     constexpr uint32_t kSizes[] = {6, 10, 10, 10, 16, 12, 12, 6};
     command.size = kSizes[command.cdb[0] >> 5];
@@ -506,11 +566,6 @@ class Lsi final : public DeviceGrammar {
           static_cast<uint8_t>(making.OneIn(3) ? making.random.Next() >> making.Below(64) : 0);
     }
     command.cdb[1] &= 0x1f;
-    // MODE SENSE: all pages, some, changeable and default values.
-    if ((command.cdb[0] == 0x1a || command.cdb[0] == 0x5a) && !making.OneIn(4)) {
-      command.cdb[2] = static_cast<uint8_t>(
-          making.Pick({0x3fu, 0x3fu, 0x01u, 0x08u, 0x0au, 0x2au}) | making.Below(4) << 6);
-    }
     const bool reads = (command.cdb[0] & 0x1f) == 0x08;
     const bool writes = (command.cdb[0] & 0x1f) == 0x0a || command.cdb[0] == 0x2e;
     if ((reads || writes) && !making.OneIn(4)) {
@@ -536,6 +591,13 @@ class Lsi final : public DeviceGrammar {
     return command;
   }
 
+  static void AddCdb(Making& making, const Command& command, std::vector<Event>* out) {
+    out->push_back(
+        {.kind = Kind::kMemory,
+         .at = kMessages + kCdbAt,
+         .data = making.store.Add(std::as_bytes(std::span(command.cdb)).first(command.size))});
+  }
+
   // Runs the command by the prologue's script, in whatever phases it takes.
   static void AddDispatched(Making& making, const Command& command, uint32_t target,
                             size_t message_size, std::vector<Event>* out) {
@@ -551,6 +613,8 @@ class Lsi final : public DeviceGrammar {
                                             data};
     out->push_back(
         {.kind = Kind::kMemory, .at = kTables, .data = making.store.Add(AsBytes(tables))});
+    // A target that has less data goes on elsewhere.
+    out->push_back(WriteRegister(kCcntl0, making.OneIn(6) ? 0 : kCcntl0Enpmj));
     out->push_back(WriteRegister(kDsp, kRamOnBus + kDispatcherInRam));
     if (making.OneIn(2)) AddTakingOfInterrupts(out);
   }
@@ -589,10 +653,7 @@ class Lsi final : public DeviceGrammar {
     const uint32_t target = making.Pick({0u, 0u, 0u, 0u, 0u, 0u, 1u, 1u, 1u, 2u, 3u});
     const std::vector<std::byte> message = MakeMessage(making);
     out->push_back({.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(message)});
-    out->push_back(
-        {.kind = Kind::kMemory,
-         .at = kMessages + kCdbAt,
-         .data = making.store.Add(std::as_bytes(std::span(command.cdb)).first(command.size))});
+    AddCdb(making, command, out);
     if (!command.list.empty()) {
       out->push_back({.kind = Kind::kMemory, .at = kData, .data = making.store.Add(command.list)});
     } else if (command.out && making.OneIn(2)) {
