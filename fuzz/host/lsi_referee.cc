@@ -184,7 +184,10 @@ void LsiReferee::OnDmaRead(uint64_t iova, ConstBytes out) {
   const Program now = ReadProgram();
   const auto address = static_cast<uint32_t>(iova);
   const bool abandoned = std::exchange(in_flight_, false);
-  if (address == now.dsp && out.size() == kInstructionSize) {
+  // A move may lead to the instruction behind it: a table entry comes first, and its bytes then.
+  const bool is_entry = last_ && std::exchange(last_->entry_due, false);
+  const bool is_data = IsBlockMove(now.dbc) && now.dnad == address && (now.dbc & kCount) != 0;
+  if (address == now.dsp && out.size() == kInstructionSize && !is_entry && !is_data) {
     if (!abandoned) OnFetch(address, out);
     return;
   }
@@ -208,6 +211,7 @@ void LsiReferee::OnFetch(uint32_t address, ConstBytes words) {
   Instruction fetched{.address = address,
                       .first = LoadLe<uint32_t>(words),
                       .second = LoadLe<uint32_t>(words.subspan(4))};
+  fetched.entry_due = IsBlockMove(fetched.first) && (fetched.first & kMoveTable) != 0;
   fetched.third_due = HasThird(fetched.first);
   if (fetched.third_due) fetched.size += sizeof(uint32_t);
   fetched.illegal = IsIllegal(fetched.first);

@@ -59,6 +59,7 @@ class LsiReferee final : public Referee {
     uint32_t third = 0;
     uint32_t size = 8;       // Bytes.
     bool third_due = false;  // It has a third dword, which has not come yet.
+    bool entry_due = false;  // It has a table entry, which has not come yet.
     bool illegal = false;
     bool moves = false;              // A direct block move that has not reached memory.
     std::optional<bool> carry = {};  // Before it, if that is certain.
