@@ -1,6 +1,7 @@
 #include "fuzz/host/memory_watch.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "fuzz/host/host.h"
 #include "fuzz/host/oracle.h"
@@ -56,9 +57,7 @@ void MemoryWatch::FindChanges(const Copy& copy, uint64_t iova, uint64_t size,
     const uint64_t page = copy.iova + at;
     const size_t length = std::min<uint64_t>(kPage, now.size() - at);
     if (page < iova || !InRange(page - iova, length, size)) continue;
-    if (!std::ranges::equal(now.subspan(at, length), ConstBytes(copy.bytes).subspan(at, length))) {
-      out->push_back(page);
-    }
+    if (std::memcmp(now.data() + at, copy.bytes.data() + at, length) != 0) out->push_back(page);
   }
 }
 

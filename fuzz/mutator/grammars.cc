@@ -15,6 +15,7 @@ struct Row {
 constexpr Row kRows[] = {{"nvme", &NvmeGrammar},
                          {"lsi", &LsiGrammar},
                          {"server", &ServerGrammar},
+                         {"disk_proc", &ServerGrammar},
                          {"client", &ClientGrammar},
                          {"mpqemu_server", &MpqemuServerGrammar},
                          {"mpqemu_client", &MpqemuClientGrammar},
