@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "harness/replay/target.h"
@@ -24,9 +27,18 @@ constexpr DmaWindow kWindows[] = {
     {.iova = uint64_t{4} << 30, .size = uint64_t{5} << 30, .offset = uint64_t{3} << 30}};
 constexpr uint64_t kMemorySize = kWindows[1].offset + kWindows[1].size;
 
+// Whether the thread of /proc/PID/task/TID sleeps: its state stands behind its name (proc(5)).
+bool Sleeps(const std::filesystem::path& thread) {
+  std::ifstream file(thread / "stat");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const size_t name_end = text.rfind(')');
+  return name_end == std::string::npos || text.substr(name_end, 4).find('S') != std::string::npos;
+}
+
 class MpqemuTarget final : public Target {
  public:
-  explicit MpqemuTarget(std::unique_ptr<MpqemuClient> client) : client_(std::move(client)) {}
+  MpqemuTarget(std::unique_ptr<MpqemuClient> client, pid_t process)
+      : client_(std::move(client)), threads_(fmt::format("/proc/{}/task", process)) {}
   ~MpqemuTarget() override {
     client_.reset();
     if (memory_ != nullptr) munmap(memory_, kMemorySize);
@@ -83,6 +95,11 @@ class MpqemuTarget final : public Target {
   }
 
   bool takes_time() const override { return true; }
+  bool seems_idle() const override {
+    std::error_code gone;
+    return std::ranges::all_of(std::filesystem::directory_iterator(threads_, gone),
+                               [](const auto& thread) { return Sleeps(thread.path()); });
+  }
   void Step(uint64_t) override {}
 
   bool shares_memory() const override { return true; }
@@ -121,6 +138,7 @@ class MpqemuTarget final : public Target {
   }
 
   std::unique_ptr<MpqemuClient> client_;
+  const std::filesystem::path threads_;
   Outputs* outputs_ = nullptr;
   UniqueFd interrupt_;
   std::byte* memory_ = nullptr;
@@ -128,13 +146,13 @@ class MpqemuTarget final : public Target {
 
 }  // namespace
 
-Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket) {
+Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket, pid_t process) {
   mpqemu::ClientOptions options;
   options.settle_ns = scenario::kQemuSettleNs;
   options.place_bars = false;  // The recorded guest does.
   auto client = MpqemuClient::Attach(std::move(socket), options);
   if (!client) return tl::unexpected(client.error());
-  return std::make_unique<MpqemuTarget>(std::move(*client));
+  return std::make_unique<MpqemuTarget>(std::move(*client), process);
 }
 
 }  // namespace farside::replay

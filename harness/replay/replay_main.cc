@@ -200,7 +200,7 @@ Result<ReplayResult> ReplayOverMpqemu(const CommandLine& line, const ReplayOptio
   auto remote = scenario::RemoteProcess::Start(line.program.front(), line.program.front(), args,
                                                line.bin_dir);
   if (!remote) return tl::unexpected(remote.error());
-  auto target = MakeMpqemuTarget(std::move(remote->socket));
+  auto target = MakeMpqemuTarget(std::move(remote->socket), remote->child->pid());
   auto result = target ? Replay(line.trace, **target, options) : tl::unexpected(target.error());
   if (target) target->reset();
   const auto ended = remote->child->Wait(kEndNs);

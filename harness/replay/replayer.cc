@@ -292,7 +292,8 @@ Result<void> Replayer::SettleByMemory() {
     const auto came = target_.Wait(kLookAgainNs);
     if (!came) return tl::unexpected(came.error());
     const uint64_t waited = clock_.now_ns() - start;
-    if (options_.level == Level::kGuest && waited > kGuestGraceNs) unsettled_.clear();
+    const bool enough = waited > kGuestGraceNs && target_.seems_idle();
+    if (options_.level == Level::kGuest && enough) unsettled_.clear();
     if (waited <= options_.timeout_ns || Settled()) continue;
     const auto missing = WhatIsMissing();
     Diverge(missing->event, missing->time_ns, missing->what, missing->expected, missing->got);
@@ -301,8 +302,11 @@ Result<void> Replayer::SettleByMemory() {
   // Nothing says that it has read what it was to read before the guest changes that: it is given
   // time for it.
   if (std::exchange(actual_read_bytes_, recorded_read_bytes_) != recorded_read_bytes_) {
-    const auto came = target_.Wait(kReadTimeNs);
-    if (!came) return tl::unexpected(came.error());
+    const uint64_t deadline = clock_.now_ns() + options_.timeout_ns;
+    do {
+      const auto came = target_.Wait(kReadTimeNs);
+      if (!came) return tl::unexpected(came.error());
+    } while (!target_.seems_idle() && clock_.now_ns() < deadline);
   }
   return {};
 }

@@ -1,6 +1,8 @@
 // Target: the device under test of a replay, in this process or behind a channel.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -52,6 +54,8 @@ class Target {
 
   // False if what does not come from Wait never will.
   virtual bool takes_time() const = 0;
+  // False as long as the device is seen to be at work, or to wait for its turn of the CPU.
+  virtual bool seems_idle() const { return true; }
 
   // The memory of a device that reaches it by itself, so that its DMA is not among the outputs:
   // what the guest writes goes there, and it is looked at instead. False of others.
@@ -69,8 +73,9 @@ class Target {
 Result<std::unique_ptr<Target>> ConnectTarget(const std::string& path);
 
 // At the other end of a connected socket that speaks mpqemu. Memory is shared by fd: 3 GiB from 0
-// and 5 GiB from 4 GiB; what lies elsewhere is not there.
-Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket);
+// and 5 GiB from 4 GiB; what lies elsewhere is not there. `process` is who serves it, of this
+// machine.
+Result<std::unique_ptr<Target>> MakeMpqemuTarget(UniqueFd socket, pid_t process);
 
 // The device that a trace's first block names, made in this process.
 Result<std::unique_ptr<Target>> MakeTargetInProcess(const trace::TraceInfo& info);
