@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <limits>
 
+#include "base/range.h"
+
 namespace farside::vfio_user {
 namespace {
 
@@ -21,10 +23,6 @@ tl::unexpected<Error> WrongSize(std::string_view command, size_t got, size_t wan
 
 tl::unexpected<Error> WrongArgsz(std::string_view command, uint32_t got, size_t wanted) {
   return FailWith(EINVAL, "{} has argsz {} where at least {} is due", command, got, wanted);
-}
-
-bool Wraps(uint64_t begin, uint64_t size) {
-  return size != 0 && size - 1 > std::numeric_limits<uint64_t>::max() - begin;
 }
 
 Result<Request> DecodeVersion(ConstBytes payload) {

@@ -1,12 +1,15 @@
-// SCSI's integers, which are big-endian.
+// Bytes of SCSI's structures, whose integers are big-endian.
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/bytes.h"
 
 namespace farside::scsi {
+
+inline uint8_t Byte(ConstBytes bytes, size_t at) { return std::to_integer<uint8_t>(bytes[at]); }
 
 // The integer in the first sizeof(T) bytes of `in`.
 template <std::unsigned_integral T>

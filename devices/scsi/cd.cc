@@ -72,8 +72,6 @@ ModePages Pages() {
   return ModePages(std::move(pages));
 }
 
-uint8_t Byte(ConstBytes bytes, size_t index) { return std::to_integer<uint8_t>(bytes[index]); }
-
 void PutAddress(uint64_t lba, bool msf, DataWriter& out) {
   if (!msf) {
     out.Put(static_cast<uint32_t>(std::min<uint64_t>(lba, UINT32_MAX)));

@@ -23,8 +23,6 @@ constexpr size_t kLongDescriptor = 16;
 
 size_t HeaderSize(bool ten) { return ten ? 8 : 4; }
 
-uint8_t Byte(ConstBytes bytes, size_t index) { return std::to_integer<uint8_t>(bytes[index]); }
-
 void PutDescriptor(BlockDescriptor descriptor, Bytes out) {
   if (out.size() == kLongDescriptor) {
     StoreBe(out, descriptor.blocks);

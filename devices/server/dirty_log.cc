@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "base/bytes.h"
+#include "base/range.h"
 
 namespace farside {
 namespace {
@@ -12,10 +13,6 @@ namespace {
 constexpr uint64_t kMinPageSize = 4096;
 
 bool IsPageSize(uint64_t size) { return std::has_single_bit(size) && size >= kMinPageSize; }
-
-bool Overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
-  return a < b ? b - a < a_size : a - b < b_size;
-}
 
 }  // namespace
 
@@ -34,7 +31,7 @@ Result<void> DirtyLog::Start(uint64_t page_size, std::span<const DmaSegment> ran
   for (const DmaSegment& range : ranges) {
     const bool wraps = range.size - 1 > UINT64_MAX - range.iova;
     const bool overlaps = std::ranges::any_of(logged, [&](const Range& other) {
-      return Overlaps(range.iova, range.size, other.iova, other.size);
+      return Overlap(range.iova, range.size, other.iova, other.size);
     });
     if (range.size == 0 || wraps || overlaps) {
       return FailWith(EINVAL, "DMA logging of {:#x} bytes at {:#x}: empty, wrapping or overlapping",
@@ -59,7 +56,7 @@ void DirtyLog::Stop() {
 
 void DirtyLog::MarkPages(uint64_t iova, uint64_t size) {
   for (Range& range : ranges_) {
-    if (size == 0 || !Overlaps(iova, size, range.iova, range.size)) continue;
+    if (size == 0 || !Overlap(iova, size, range.iova, range.size)) continue;
     const uint64_t first = std::max(iova, range.iova) - range.iova;
     const uint64_t last = std::min(iova + (size - 1), range.iova + (range.size - 1)) - range.iova;
     for (uint64_t page = first / page_size_; page <= last / page_size_; ++page) {

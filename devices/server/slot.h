@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/epoll_loop.h"
+#include "devices/core/deadline.h"
 #include "devices/core/device.h"
 #include "devices/server/dma_messages.h"
 #include "devices/server/dma_table.h"
@@ -55,10 +56,7 @@ class Slot final : private WaitObserver {
 
   // Has the device act on its deadline if that has come. By itself the slot sees to that while the
   // clock is the machine's; who moves a virtual one calls it.
-  void CheckDeadline() {
-    const auto deadline = device_->NextDeadline();
-    if (deadline && *deadline <= clock_.now_ns()) device_->OnDeadline();
-  }
+  void CheckDeadline() { farside::CheckDeadline(*device_, clock_); }
 
   const std::string& id() const { return id_; }
   EpollLoop& loop() { return loop_; }

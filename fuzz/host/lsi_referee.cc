@@ -4,12 +4,14 @@
 #include <utility>
 
 #include "devices/lsi53c895a/scripts.h"
+#include "devices/scsi/big_endian.h"
 #include "fuzz/host/oracle.h"
 
 namespace farside::fuzz {
 namespace {
 
 using namespace lsi53c895a;  // NOLINT: this file reads its registers.
+using scsi::Byte;
 
 constexpr uint32_t kInstructionSize = 8;  // Of most.
 constexpr uint32_t kCount = 0xff'ffff;
@@ -52,8 +54,6 @@ constexpr bool IsIllegal(uint32_t first) {
 constexpr uint32_t Displacement(uint32_t value) {
   return (value & 0x80'0000) != 0 ? value | 0xff00'0000 : value & 0xff'ffff;
 }
-
-uint8_t Byte(ConstBytes bytes, size_t at) { return std::to_integer<uint8_t>(bytes[at]); }
 
 // What an access of registers has of one of them.
 std::optional<uint8_t> ByteOf(Region region, uint64_t offset, ConstBytes bytes, Reg reg) {
@@ -188,7 +188,7 @@ void LsiReferee::OnDmaRead(uint64_t iova, ConstBytes out) {
   const bool is_entry = last_ && std::exchange(last_->entry_due, false);
   const bool is_data = IsBlockMove(now.dbc) && now.dnad == address && (now.dbc & kCount) != 0;
   if (address == now.dsp && out.size() == kInstructionSize && !is_entry && !is_data) {
-    if (!abandoned) OnFetch(address, out);
+    if (!abandoned) OnFetch(now, out);
     return;
   }
   if (last_ && last_->third_due && out.size() == sizeof(uint32_t) &&
@@ -205,9 +205,9 @@ void LsiReferee::OnDmaWrite(uint64_t iova, ConstBytes in) {
   OnBus(ReadProgram(), iova, in, false);
 }
 
-void LsiReferee::OnFetch(uint32_t address, ConstBytes words) {
-  const Program now = ReadProgram();
-  if (last_) CheckPassed(*last_, address, now);
+void LsiReferee::OnFetch(const Program& now, ConstBytes words) {
+  const uint32_t address = now.dsp;
+  if (last_) CheckPassed(*last_, now);
   Instruction fetched{.address = address,
                       .first = LoadLe<uint32_t>(words),
                       .second = LoadLe<uint32_t>(words.subspan(4))};
@@ -232,16 +232,17 @@ bool LsiReferee::HasThird(uint32_t first) const {
 
 // The instruction before the one that is fetched now, unless others came between them: DBC has
 // the first dword of what was executed last, but for a count.
-void LsiReferee::CheckPassed(const Instruction& passed, uint32_t next, const Program& now) const {
+void LsiReferee::CheckPassed(const Instruction& passed, const Program& now) const {
+  const uint32_t next = now.dsp;
   const uint32_t counted = IsBlockMove(passed.first) || IsMemoryMove(passed.first) ? kCount : 0;
   if (((now.dbc ^ passed.first) & ~counted) != 0) return;
   if (passed.illegal) {
     Violation("lsi-script", "instruction {:#010x} {:#010x} is illegal, and the script goes on",
               passed.first, passed.second);
   }
-  const bool jumps = next == Read<uint32_t>(kPmjad1) || next == Read<uint32_t>(kPmjad2);
   const bool moved = IsBlockMove(passed.first) && passed.first != 0 && next == passed.next();
-  if (moved && !jumps && (now.dbc & kCount) != 0) {
+  const bool stopped = moved && (now.dbc & kCount) != 0;
+  if (stopped && next != Read<uint32_t>(kPmjad1) && next != Read<uint32_t>(kPmjad2)) {
     Violation("lsi-script", "block move {:#010x} is passed with {} bytes left", passed.first,
               now.dbc & kCount);
   }

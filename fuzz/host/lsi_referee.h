@@ -82,8 +82,8 @@ class LsiReferee final : public Referee {
   bool asleep() const;
 
   // SCRIPTS.
-  void OnFetch(uint32_t address, ConstBytes words);
-  void CheckPassed(const Instruction& passed, uint32_t next, const Program& now) const;
+  void OnFetch(const Program& now, ConstBytes words);
+  void CheckPassed(const Instruction& passed, const Program& now) const;
   void CheckTarget(const Instruction& move, uint64_t iova) const;
   bool HasThird(uint32_t first) const;
   void OnTableEntry(ConstBytes entry);

@@ -26,7 +26,7 @@ void ModelBackends::BeginDisks(bool deferred) {
   for (const auto& disk : disks_) disk->Begin(deferred);
 }
 
-void ModelBackends::ReleaseDisks() {
+void ModelBackends::SettleDisks() {
   for (const auto& disk : disks_) disk->Settle();
 }
 

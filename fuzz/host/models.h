@@ -26,7 +26,7 @@ class ModelBackends final : public Backends {
 
   // All disks as a new session finds them; see Disk.
   void BeginDisks(bool deferred);
-  void ReleaseDisks();
+  void SettleDisks();
   // A kDisk event: an action in the low bits of `what`, a disk in the high ones.
   void Act(const Event& event);
   uint64_t requests() const;  // Of all, since BeginDisks.

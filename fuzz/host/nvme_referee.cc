@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/range.h"
 #include "devices/nvme/controller.h"
 #include "fuzz/host/oracle.h"
 
@@ -35,8 +36,7 @@ bool ChangesQueues(const Sqe& sqe) {
 }  // namespace
 
 bool NvmeReferee::Ring::Overlaps(uint64_t iova, uint64_t length) const {
-  if (!exists() || length == 0) return false;
-  return iova <= base ? base - iova < length : iova - base < bytes();
+  return exists() && length != 0 && Overlap(base, bytes(), iova, length);
 }
 
 std::optional<uint32_t> NvmeReferee::Ring::EntryAt(uint64_t iova, uint64_t length) const {
@@ -267,16 +267,18 @@ void NvmeReferee::MarkTwins(Fetched& fetched) {
   std::ranges::for_each(book_.sq[fetched.sqid].fetched, mark);
 }
 
-// Whether the page of `pointer` is queue memory.
+// Whether the page of `pointer` is memory of the ring, or of any.
+bool NvmeReferee::LiesIn(const Ring& ring, uint64_t pointer) const {
+  return ring.Overlaps(pointer & ~(page_size() - 1), page_size());
+}
+
 bool NvmeReferee::LiesInQueue(uint64_t pointer) const {
-  const uint64_t page = pointer & ~(page_size() - 1);
-  const auto overlaps = [&](const Ring& ring) { return ring.Overlaps(page, page_size()); };
-  return std::ranges::any_of(book_.sq, overlaps) || std::ranges::any_of(book_.cq, overlaps);
+  const auto lies = [&](const Ring& ring) { return LiesIn(ring, pointer); };
+  return std::ranges::any_of(book_.sq, lies) || std::ranges::any_of(book_.cq, lies);
 }
 
 bool NvmeReferee::PointsInto(const Ring& ring, const Sqe& sqe) const {
-  return ring.Overlaps(sqe.prp1 & ~(page_size() - 1), page_size()) ||
-         ring.Overlaps(sqe.prp2 & ~(page_size() - 1), page_size());
+  return LiesIn(ring, sqe.prp1) || LiesIn(ring, sqe.prp2);
 }
 
 void NvmeReferee::OnDmaWrite(uint64_t iova, ConstBytes in) {

@@ -5,7 +5,6 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "devices/nvme/commands.h"
@@ -132,6 +131,7 @@ class NvmeReferee final : public Referee {
 
   void OnFetch(uint32_t sqid, uint64_t iova, ConstBytes entries);
   void MarkTwins(Fetched& fetched);
+  bool LiesIn(const Ring& ring, uint64_t pointer) const;
   bool LiesInQueue(uint64_t pointer) const;
   bool PointsInto(const Ring& ring, const nvme::Sqe& sqe) const;
   void OnEntry(uint32_t cqid, uint64_t iova, ConstBytes in);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/range.h"
 #include "fuzz/host/host.h"
 #include "fuzz/host/oracle.h"
 #include "protocol/vfio_user_extensions.h"
@@ -26,13 +27,6 @@ std::optional<T> Take(ConstBytes payload, size_t at = 0) {
   T out;
   Copy(AsWritableBytes(out), payload.subspan(at, sizeof out));
   return out;
-}
-
-bool Wraps(uint64_t begin, uint64_t size) { return size != 0 && size - 1 > UINT64_MAX - begin; }
-
-// Neither range is empty, and neither wraps.
-bool Overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
-  return a < b ? b - a < a_size : a - b < b_size;
 }
 
 uint64_t BitmapSize(const vfio_user::FeatureDmaLoggingReport& report) {

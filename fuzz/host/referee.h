@@ -40,23 +40,4 @@ class Referee {
   virtual void OnIdle() = 0;
 };
 
-// Of a device whose specification nobody watches.
-class NoReferee final : public Referee {
- public:
-  void Begin(bool) override {}
-  void MarkReady() override {}
-  void BeginReset() override {}
-  void EndReset() override {}
-  void Lose() override {}
-  void OnEvent() override {}
-  void OnRead(Region, uint64_t, ConstBytes) override {}
-  void BeginWrite(Region) override {}
-  void EndWrite(Region, uint64_t, ConstBytes) override {}
-  void BeginDma(const char*, uint64_t) override {}
-  void OnDmaRead(uint64_t, ConstBytes) override {}
-  void OnDmaWrite(uint64_t, ConstBytes) override {}
-  void OnMsix(uint32_t) override {}
-  void OnIdle() override {}
-};
-
 }  // namespace farside::fuzz

@@ -11,12 +11,11 @@
 namespace farside::fuzz {
 namespace {
 
+using scsi::Byte;
 using scsi::LoadBe;
 using scsi::Opcode;
 
 constexpr uint8_t kGood = 0x00;  // SAM-3 section 5.3.
-
-uint8_t Byte(ConstBytes bytes, size_t at) { return std::to_integer<uint8_t>(bytes[at]); }
 
 std::string_view Name(Opcode opcode) {
   const scsi::OpcodeDef* const def = scsi::FindOpcode(static_cast<uint8_t>(opcode));

@@ -280,7 +280,7 @@ class Lsi final : public DeviceGrammar {
   }
 
   // What seldom comes by chance.
-  static void AddSpecial(Making& making, std::vector<Event>* out) {
+  void AddSpecial(Making& making, std::vector<Event>* out) const {
     switch (making.Below(10)) {
       case 0:
         return AddMasking(making, out);
@@ -342,7 +342,7 @@ class Lsi final : public DeviceGrammar {
     AddTakingOfInterrupts(out);
   }
 
-  static void AddTimerAndReset(Making& making, std::vector<Event>* out) {
+  void AddTimerAndReset(Making& making, std::vector<Event>* out) const {
     out->push_back(WriteRegister(kStime1, 1 + making.Below(15)));
     if (making.OneIn(2)) {
       out->push_back(WriteRegister(kIstat0, kIstat0Srst));
@@ -350,7 +350,7 @@ class Lsi final : public DeviceGrammar {
     } else {
       out->push_back({.kind = Kind::kReset});
     }
-    if (!making.OneIn(4)) Lsi().AddPrologue(making.store, out);
+    if (!making.OneIn(4)) AddPrologue(making.store, out);
   }
 
   // Block moves with 64-bit addresses: a message comes from the memory above 4 GB.

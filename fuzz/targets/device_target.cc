@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "devices/core/deadline.h"
 #include "devices/core/pci_registers.h"
 #include "devices/core/state.h"
 #include "devices/nvme/identify.h"
@@ -34,8 +35,7 @@ DeviceTarget::DeviceTarget(const Grammar& grammar, const ModelFacts& facts)
   MuteLog();
   host_.Attach(*device_);
   host_.set_max_accesses_per_turn(facts.max_accesses_per_turn);
-  referee_ = facts.make_referee != nullptr ? facts.make_referee(host_, *device_, backends_)
-                                           : std::make_unique<NoReferee>();
+  referee_ = facts.make_referee(host_, *device_, backends_);
   host_.set_referee(referee_.get());
   snapshots_.emplace(loop_, clock_, *device_);
   fresh_config_.resize(pci::kConfigSize);
@@ -156,9 +156,7 @@ void DeviceTarget::Execute(const Event& event) {
     case Kind::kClock: {
       constexpr uint64_t kLongest = uint64_t{1} << 40;
       clock_.Set(clock_.now_ns() + event.value % kLongest);
-      const auto deadline = device_->NextDeadline();
-      if (deadline && *deadline <= clock_.now_ns()) device_->OnDeadline();
-      return;
+      return CheckDeadline(*device_, clock_);
     }
     case Kind::kReconnect:
       // The client's DMA ends with it.
@@ -229,7 +227,7 @@ void DeviceTarget::Reset() {
 
 void DeviceTarget::LetEverythingGoOn() {
   host_.ReleaseAll();
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
 }
 
 void DeviceTarget::SaveLoad(const Event& event) {

@@ -30,7 +30,7 @@ struct ModelFacts {
   // But for these, which the device itself moves.
   std::span<const std::string_view> moving = {};
   uint64_t max_accesses_per_turn = Host::kMaxAccessesPerTurn;
-  // Who knows the device's specification; may be nobody.
+  // Who knows the device's specification.
   std::unique_ptr<Referee> (*make_referee)(Host& host, Device& device,
                                            const ModelBackends& backends) = nullptr;
 };

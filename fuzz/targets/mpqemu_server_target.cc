@@ -54,7 +54,7 @@ void MpqemuServerTarget::Disconnect() {
   wire_ = nullptr;
   Step();
   if (server_->connected()) Violation("answered", "the server does not see that its proxy is gone");
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
   RunTurns(*loop_, kTurns);
 }
 
@@ -100,7 +100,7 @@ void MpqemuServerTarget::Run(ConstBytes input) {
   backends_.BeginDisks(session_.by_message());
   Connect();
   Play(session_.events);
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
   RunTurns(*loop_, kTurns);
   proxy_.Finish();
   loop_->RunOnce(0);
@@ -141,7 +141,7 @@ void MpqemuServerTarget::Execute(const Event& event) {
     case Kind::kReset:
     case Kind::kFrame:
       // A reset is answered when the disk is done, and the session waits for it.
-      backends_.ReleaseDisks();
+      backends_.SettleDisks();
       return proxy_.Execute(event);
     default:
       return proxy_.Execute(event);

@@ -80,7 +80,7 @@ void ServerTarget::Run(ConstBytes input) {
   Connect(session_.by_message());
 
   Play(session_.events);
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
   client_.Finish();
   RunTurns(*loop_, Snapshots::kMaxTurns);
   loop_->RunOnce(0);
@@ -113,7 +113,7 @@ void ServerTarget::ExpectOneClient() {
 void ServerTarget::Reconnect() {
   ExpectOneClient();
   client_.Disconnect();
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
   RunTurns(*loop_, Snapshots::kMaxTurns);
   Connect(session_.by_message(), true);
 }
@@ -151,7 +151,7 @@ bool ServerTarget::SetMigrationState(MigrationState state) {
 void ServerTarget::Migrate(const Event& event) {
   constexpr uint32_t kPiece = 4096;
   if (!client_.connected() || client_.closed()) return;
-  backends_.ReleaseDisks();
+  backends_.SettleDisks();
   // By way of STOP: the state is taken now, whatever a session has begun before.
   if (!SetMigrationState(MigrationState::kStop)) return;
   if (!SetMigrationState(MigrationState::kStopCopy)) return;

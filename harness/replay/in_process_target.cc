@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/epoll_loop.h"
+#include "devices/core/deadline.h"
 #include "devices/registry/registry.h"
 #include "harness/replay/target.h"
 #include "process/command_line.h"
@@ -139,8 +140,7 @@ class InProcessTarget final : public Target {
 
   void OnDeadline() override {
     steps_at_delivery_ = loop_->resumptions();
-    const auto deadline = device_->NextDeadline();
-    if (deadline && *deadline <= clock_->now_ns()) device_->OnDeadline();
+    CheckDeadline(*device_, *clock_);
   }
 
   Result<void> Deliver(const trace::Event& command, Reply* reply) override {
