@@ -133,11 +133,8 @@ int PlayAgainst(const ConnectOptions& options) {
         return BadUsage(wrote.error().message);
       }
     }
-    player.Play(session);
+    player.PlayAndExpectServer(session);
     shares.Add(player.client().counts());
-    // Not at the next session's begin: the input that is kept is the one that did it.
-    player.ExpectServer();
-    player.client().Disconnect();
   }
   const double seconds = std::chrono::duration<double>(SteadyClock::now() - begin).count();
   const auto share = [&](uint64_t some) {
@@ -163,9 +160,7 @@ int PlayFile(const std::string& socket, const std::string& path, bool generic) {
   });
   Session session;
   Decode(*input, &session);
-  connection.player().Play(session);
-  connection.player().ExpectServer();
-  connection.player().client().Disconnect();
+  connection.player().PlayAndExpectServer(session);
   fmt::print("{}: nothing was found\n", path);
   return kOk;
 }

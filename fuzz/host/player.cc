@@ -14,7 +14,14 @@ void Player::ExpectServer(bool by_message) {
   }
 }
 
+void Player::PlayAndExpectServer(const Session& session) {
+  Play(session);
+  ExpectServer(false);
+  client_.Disconnect();
+}
+
 void Player::Play(const Session& session) {
+  client_.ForgetCounts();
   by_message_ = session.by_message();
   ExpectServer(by_message_);
   client_.Execute({.kind = Kind::kReset});

@@ -27,15 +27,18 @@ class Player final : private AnswerSource {
   // Told of each access to memory that is answered at once, before what answers it.
   void set_on_access(std::function<void()> on_access) { on_access_ = std::move(on_access); }
 
-  // From a reset on. Oracle "server-gone": it takes no connection when a client is gone.
+  // From a reset on; the client's counts are this session's. Oracle "server-gone": it takes no
+  // connection when a client is gone.
   void Play(const Session& session);
-  // As after a session: the server must still be there.
-  void ExpectServer(bool by_message = false);
+  // And looks whether the server is still there: not at the next session's begin, so that the input
+  // that is kept is the one that did it.
+  void PlayAndExpectServer(const Session& session);
 
   Client& client() { return client_; }
 
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;
+  void ExpectServer(bool by_message);
   void Run(std::span<const Event> events, const Cursor::Observer& observer);
 
   const Grammar& grammar_;

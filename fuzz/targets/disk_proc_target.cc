@@ -51,11 +51,7 @@ class DiskProcTarget final : public Target {
     Decode(input, &session_);
     player_.set_observer(
         [this](size_t index, const Event& event) { Tell(ServerGrammar(), index, event); });
-    player_.client().ForgetCounts();
-    player_.Play(session_);
-    // Not at the next session's begin: the input that is kept is the one that did it.
-    player_.ExpectServer();
-    player_.client().Disconnect();
+    player_.PlayAndExpectServer(session_);
     const Client::Counts& counts = player_.client().counts();
     ++tally_.sessions;
     tally_.with_dma += counts.dma != 0;
