@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/range.h"
 #include "fuzz/host/oracle.h"
 #include "fuzz/mutator/server_events.h"
 #include "protocol/test_support.h"
@@ -266,16 +267,18 @@ void Client::OnDma(const vfio_user::Frame& frame) {
   }
   // In one window or in several that touch; each must allow it.
   const uint32_t right = writes ? vfio_user::kDmaMapWrite : vfio_user::kDmaMapRead;
-  uint64_t at = access.iova;
-  const uint64_t end = access.iova + access.count;
-  while (at < end && end > access.iova) {
+  uint64_t left = Wraps(access.iova, access.count) ? 0 : access.count;
+  bool allowed = left != 0;
+  while (left != 0) {
+    const uint64_t at = access.iova + (access.count - left);
     const auto window = std::ranges::find_if(windows_, [&](const Window& one) {
       return (one.flags & right) != 0 && at >= one.iova && at - one.iova < one.size;
     });
-    if (window == windows_.end()) break;
-    at = window->size - (at - window->iova) > end - at ? end : window->iova + window->size;
+    allowed = window != windows_.end();
+    if (!allowed) break;
+    left -= std::min(left, window->size - (at - window->iova));
   }
-  if (at != end && !broke_framing()) {
+  if (!allowed && !broke_framing()) {
     Violation("dma-window", "the device {} {} bytes at {:#x}, where no window allows it",
               writes ? "writes" : "reads", access.count, access.iova);
   }

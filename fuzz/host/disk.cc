@@ -1,5 +1,6 @@
 #include "fuzz/host/disk.h"
 
+#include <bit>
 #include <utility>
 
 #include "base/bytes.h"
@@ -15,7 +16,6 @@ using block::IoStatus;
 
 Disk::Disk(Loop& loop, std::string name, bool read_only)
     : loop_(loop), name_(std::move(name)), read_only_(read_only), pristine_(kSize) {
-  static_assert(kSize / kPage <= 64);
   for (uint64_t at = 0; at < kSize; at += 8) StoreLe(Bytes(pristine_).subspan(at), Mix64(at));
   data_ = pristine_;
 }
@@ -26,13 +26,11 @@ block::BlockLimits Disk::limits() const {
 
 void Disk::Begin(bool deferred) {
   CHECK(in_flight_ == 0);
-  for (uint64_t page = 0; dirty_ >> page != 0; ++page) {
-    if ((dirty_ >> page & 1) == 0) continue;
-    Copy(Bytes(data_).subspan(page * kPage, kPage),
-         ConstBytes(pristine_).subspan(page * kPage, kPage));
-    if (page == 63) break;
+  for (; dirty_ != 0; dirty_ &= dirty_ - 1) {
+    const auto part = static_cast<uint64_t>(std::countr_zero(dirty_));
+    Copy(Bytes(data_).subspan(part * kPart, kPart),
+         ConstBytes(pristine_).subspan(part * kPart, kPart));
   }
-  dirty_ = 0;
   deferred_ = deferred;
   held_ = false;
   failure_.reset();
@@ -72,8 +70,8 @@ void Disk::ReleaseAll() {
 }
 
 Bytes Disk::Dirty(uint64_t offset, uint64_t size) {
-  for (uint64_t page = offset / kPage; size != 0 && page <= (offset + size - 1) / kPage; ++page) {
-    dirty_ |= uint64_t{1} << page;
+  for (uint64_t part = offset / kPart; size != 0 && part <= (offset + size - 1) / kPart; ++part) {
+    dirty_ |= uint64_t{1} << part;
   }
   return Bytes(data_).subspan(offset, size);
 }
@@ -94,6 +92,7 @@ Task<int> Disk::Begin(const char* what, uint64_t offset, uint64_t size, bool wri
   }
   if (writes && read_only_) Violation("disk-bounds", "{} of the read-only disk {}", what, name_);
   const int error = std::exchange(failure_, std::nullopt).value_or(0);
+  failures_ += error != 0;
   ++in_flight_;
   if (held_) {
     Completion<bool> released(loop_);

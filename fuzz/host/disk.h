@@ -16,7 +16,7 @@ namespace farside::fuzz {
 // mistake: oracle "disk-bounds". So are requests without end: "bounded-work".
 class Disk final : public block::BlockDevice {
  public:
-  static constexpr uint64_t kSize = 64 << 10;
+  static constexpr uint64_t kSize = 2 << 20;
   // More than any lawful command needs between two turns of the loop.
   static constexpr uint64_t kMaxRequestsPerTurn = 20'000;
 
@@ -28,6 +28,7 @@ class Disk final : public block::BlockDevice {
   // All go on, and no more wait or fail.
   void Settle();
   uint64_t requests() const { return requests_; }  // Since Begin.
+  uint64_t failures() const { return failures_; }  // Of requests, as the session said; so far.
   ConstBytes data() const { return data_; }
 
   // BlockDevice.
@@ -42,7 +43,7 @@ class Disk final : public block::BlockDevice {
   uint32_t in_flight() const override { return in_flight_; }
 
  private:
-  static constexpr uint64_t kPage = 4096;
+  static constexpr uint64_t kPart = kSize / 64;
 
   void CountInTurn();
 
@@ -56,12 +57,13 @@ class Disk final : public block::BlockDevice {
   const bool read_only_;
   std::vector<std::byte> pristine_;
   std::vector<std::byte> data_;
-  uint64_t dirty_ = 0;  // A bit a page.
+  uint64_t dirty_ = 0;  // A bit a part.
   bool deferred_ = false;
   bool held_ = false;
   std::optional<int> failure_;
   std::vector<Completion<bool>*> waiting_;
   uint64_t requests_ = 0;
+  uint64_t failures_ = 0;
   uint64_t turn_ = 0;  // Of the loop: its resumptions.
   uint64_t in_turn_ = 0;
   uint32_t in_flight_ = 0;

@@ -4,28 +4,12 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/range.h"
 #include "devices/core/pci_registers.h"
 #include "devices/testing/yield.h"
 #include "fuzz/host/oracle.h"
 
 namespace farside::fuzz {
-namespace {
-
-// Configuration space, as far as every function has the same there.
-using Header = std::array<std::byte, 64>;
-
-// Where a BAR lies, 0 if nowhere.
-uint64_t AddressIn(const Header& header, uint32_t bar) {
-  const ConstBytes field = ConstBytes(header).subspan(pci::kBar0 + bar * 4);
-  const auto low = LoadLe<uint32_t>(field);
-  if ((low & pci::kBarIo) != 0) return low & ~pci::kBarIoFlags;
-  uint64_t address = low & ~pci::kBarMemoryFlags;
-  if ((low & pci::kBar64) != 0) address |= uint64_t{LoadLe<uint32_t>(field.subspan(4))} << 32;
-  return address;
-}
-
-}  // namespace
-
 // Memory for block I/O: in place, or where memory is reached by message bounce memory of just the
 // size, so that a sanitizer sees who goes past it.
 class Host::Lease final : public DmaBuffer::Lease {
@@ -109,11 +93,42 @@ uint32_t Host::Config32(uint64_t offset) const {
   return value;
 }
 
-uint64_t Host::BarAddress(uint32_t bar) const {
-  if (bar >= kBarCount || device_->info().regions[bar].size == 0) return 0;
+Host::Header Host::ReadHeader() const {
   Header header;
   device_->ReadRegion(Region::kConfig, 0, header);
-  return AddressIn(header, bar);
+  return header;
+}
+
+// Where a BAR lies, 0 if nowhere.
+uint64_t Host::AddressIn(const Header& header, uint32_t bar) {
+  const ConstBytes field = ConstBytes(header).subspan(pci::kBar0 + bar * 4);
+  const auto low = LoadLe<uint32_t>(field);
+  if ((low & pci::kBarIo) != 0) return low & ~pci::kBarIoFlags;
+  uint64_t address = low & ~pci::kBarMemoryFlags;
+  if ((low & pci::kBar64) != 0) address |= uint64_t{LoadLe<uint32_t>(field.subspan(4))} << 32;
+  return address;
+}
+
+uint64_t Host::BarAddress(uint32_t bar) const {
+  if (bar >= kBarCount || device_->info().regions[bar].size == 0) return 0;
+  return AddressIn(ReadHeader(), bar);
+}
+
+std::optional<uint32_t> Host::OwnBar(uint64_t iova, uint64_t size) const {
+  return OwnBar(ReadHeader(), iova, size);
+}
+
+std::optional<uint32_t> Host::OwnBar(const Header& header, uint64_t iova, uint64_t size) const {
+  const auto command = LoadLe<uint16_t>(ConstBytes(header).subspan(pci::kCommand));
+  if ((command & pci::kCommandMemory) == 0) return std::nullopt;
+  for (uint32_t bar = 0; bar < kBarCount; ++bar) {
+    const uint64_t length = device_->info().regions[bar].size;
+    const bool io = (header[pci::kBar0 + bar * 4] & std::byte{pci::kBarIo}) != std::byte{0};
+    if (length == 0 || io) continue;
+    const uint64_t at = AddressIn(header, bar);
+    if (at != 0 && size != 0 && Overlap(at, length, iova, size)) return bar;
+  }
+  return std::nullopt;
 }
 
 void Host::Watch(const char* what, uint64_t iova, uint64_t size, bool continues) {
@@ -124,22 +139,14 @@ void Host::Watch(const char* what, uint64_t iova, uint64_t size, bool continues)
               max_in_turn_);
   }
   if (referee_ != nullptr && !continues) referee_->BeginDma(what, iova);
-  Header header;  // Read at once: every access comes here.
-  device_->ReadRegion(Region::kConfig, 0, header);
+  const Header header = ReadHeader();
   const auto command = LoadLe<uint16_t>(ConstBytes(header).subspan(pci::kCommand));
   if ((command & pci::kCommandBusMaster) == 0 && !continues) {
     Violation("bus-master", "the device {} memory at {:#x} with bus mastering off", what, iova);
   }
-  if ((command & pci::kCommandMemory) == 0) return;
-  for (uint32_t bar = 0; bar < kBarCount; ++bar) {
-    const uint64_t length = device_->info().regions[bar].size;
-    const bool io = (header[pci::kBar0 + bar * 4] & std::byte{pci::kBarIo}) != std::byte{0};
-    if (length == 0 || io) continue;
-    const uint64_t at = AddressIn(header, bar);
-    if (at != 0 && iova < at + length && at < iova + size) {
-      Violation("self-access", "the device {} {} bytes at {:#x}, which is its own BAR {}", what,
-                size, iova, bar);
-    }
+  if (const auto bar = OwnBar(header, iova, size)) {
+    Violation("self-access", "the device {} {} bytes at {:#x}, which is its own BAR {}", what, size,
+              iova, *bar);
   }
 }
 
@@ -194,6 +201,12 @@ void Host::ReleaseAll() {
   released_.NotifyAll();
 }
 
+bool Host::Faults(const std::optional<Answer>& answer) {
+  if (!answer || !answer->fault) return false;
+  ++counts_.faults;
+  return true;
+}
+
 Task<DmaStatus> Host::ReadPart(uint64_t iova, Bytes out, bool continues) {
   Watch("reads", iova, out.size(), continues);
   std::optional<Answer> answer;
@@ -204,7 +217,7 @@ Task<DmaStatus> Host::ReadPart(uint64_t iova, Bytes out, bool continues) {
     answer = source_.TakeAnswer(DmaAccess::kRead);
   }
   const auto* window = Find(iova, out.size(), DmaAccess::kRead);
-  if (window == nullptr || (answer && answer->fault)) co_return DmaStatus::kFault;
+  if (Faults(answer) || window == nullptr) co_return DmaStatus::kFault;
   Copy(out, ConstBytes((*window)->bytes).subspan(iova - (*window)->iova, out.size()));
   if (answer) {
     const size_t size = std::min(out.size(), answer->data.size());
@@ -225,7 +238,7 @@ Task<DmaStatus> Host::WritePart(uint64_t iova, ConstBytes in, bool continues) {
     answer = source_.TakeAnswer(DmaAccess::kWrite);
   }
   const auto* window = Find(iova, in.size(), DmaAccess::kWrite);
-  if (window == nullptr || (answer && answer->fault)) co_return DmaStatus::kFault;
+  if (Faults(answer) || window == nullptr) co_return DmaStatus::kFault;
   Copy(Touch(**window, iova, in.size()), in);
   ++counts_.completed;
   if (referee_ != nullptr) referee_->OnDmaWrite(iova, in);
@@ -269,10 +282,9 @@ Task<DmaStatus> Host::Map(std::span<const DmaSegment> segments, DmaAccess access
 
 bool Host::AddWindow(uint64_t iova, uint64_t size, bool readable, bool writable) {
   if (size == 0 || size > kMaxWindowSize || windows_.size() >= kMaxWindows) return false;
-  if (iova > UINT64_MAX - size) return false;
+  if (Wraps(iova, size)) return false;
   const bool overlaps = std::ranges::any_of(windows_, [&](const auto& window) {
-    return !window->removed && iova < window->iova + window->bytes.size() &&
-           window->iova < iova + size;
+    return !window->removed && Overlap(iova, size, window->iova, window->bytes.size());
   });
   if (overlaps) return false;
   auto window = std::make_shared<Window>();
@@ -307,8 +319,8 @@ void Host::WriteMemory(uint64_t iova, ConstBytes data) {
   }
 }
 
-ConstBytes Host::Peek(uint64_t iova, uint64_t size) const {
-  const auto* window = Find(iova, size, DmaAccess::kRead);
+ConstBytes Host::Peek(uint64_t iova, uint64_t size, DmaAccess access) const {
+  const auto* window = Find(iova, size, access);
   if (window == nullptr) return {};
   return ConstBytes((*window)->bytes).subspan(iova - (*window)->iova, size);
 }

@@ -82,12 +82,15 @@ class Host final : public DmaSpace, public IrqSink {
     uint64_t accesses = 0;    // That were asked for.
     uint64_t completed = 0;   // And done.
     uint64_t interrupts = 0;  // INTx: rises.
+    uint64_t faults = 0;      // That the session made.
   };
   const Counts& counts() const { return counts_; }
   bool waiting() const { return first_waiting_ != next_waiting_; }
 
-  // As a referee sees it. A part of one window, or nothing.
-  ConstBytes Peek(uint64_t iova, uint64_t size) const;
+  // As a referee sees it. A part of one window that the device may access so, or nothing.
+  ConstBytes Peek(uint64_t iova, uint64_t size, DmaAccess access = DmaAccess::kRead) const;
+  // The BAR of the device's, decoded, that the range overlaps.
+  std::optional<uint32_t> OwnBar(uint64_t iova, uint64_t size) const;
   bool by_message() const { return by_message_; }
   bool bus_master() const;
   bool intx() const { return intx_; }
@@ -123,6 +126,9 @@ class Host final : public DmaSpace, public IrqSink {
     std::vector<std::byte> bytes;
   };
   class Lease;
+  // Configuration space, as far as every function has the same there: read at once, for every
+  // access needs it.
+  using Header = std::array<std::byte, 64>;
 
   // The window that holds the whole range and allows the access.
   const std::shared_ptr<Window>* Find(uint64_t iova, uint64_t size, DmaAccess access) const;
@@ -134,6 +140,11 @@ class Host final : public DmaSpace, public IrqSink {
   Task<DmaStatus> WritePart(uint64_t iova, ConstBytes in, bool continues);
   // Waits as the session says. False if it was cancelled meanwhile.
   Task<bool> Wait(DmaAccess access, std::optional<Answer>* answer);
+  Header ReadHeader() const;
+  std::optional<uint32_t> OwnBar(const Header& header, uint64_t iova, uint64_t size) const;
+  static uint64_t AddressIn(const Header& header, uint32_t bar);
+  // Whether the session lets the access fail.
+  bool Faults(const std::optional<Answer>& answer);
   uint16_t Config16(uint64_t offset) const;
   uint32_t Config32(uint64_t offset) const;
   bool msi_enabled() const;

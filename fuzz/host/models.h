@@ -44,9 +44,11 @@ class ModelBackends final : public Backends {
 std::unique_ptr<Device> MakeModel(std::span<const std::string_view> options, DeviceEnv env,
                                   ModelBackends& backends);
 
-inline constexpr uint32_t kNvmePairs = 4;  // Of the options.
+// Of the options: pairs of I/O queues, and the largest transfer in bytes.
+inline constexpr uint32_t kNvmePairs = 4;
+inline constexpr uint64_t kNvmeMaxTransfer = 4096 << 4;
 inline constexpr std::string_view kNvmeOptions[] = {
-    R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5})"};
+    R"({"driver":"nvme","drive":"d0","serial":"fuzz","max_ioqpairs":4,"msix_qsize":5,"mdts":4})"};
 inline constexpr uint64_t kLsiQuantum = 64;  // Of the options.
 inline constexpr uint64_t kLsiDiskWwn = 0x5000'c500'1234'5678;
 inline constexpr std::string_view kLsiOptions[] = {

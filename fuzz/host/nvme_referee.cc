@@ -33,6 +33,14 @@ bool ChangesQueues(const Sqe& sqe) {
          opcode == AdminOpcode::kDeleteSq || opcode == AdminOpcode::kDeleteCq;
 }
 
+bool AnyOverlap(std::vector<DmaSegment> segments) {
+  std::ranges::sort(segments, {}, &DmaSegment::iova);
+  for (size_t i = 1; i < segments.size(); ++i) {
+    if (segments[i].iova - segments[i - 1].iova < segments[i - 1].size) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 bool NvmeReferee::Ring::Overlaps(uint64_t iova, uint64_t length) const {
@@ -63,6 +71,8 @@ void NvmeReferee::BeginReset() {
 void NvmeReferee::OnEvent() {
   ++event_;
   fetched_in_event_ = 0;
+  faults_before_ = host_.counts().faults;
+  failures_before_ = disk_.failures();
   list_.clear();
 }
 
@@ -360,12 +370,16 @@ void NvmeReferee::Complete(uint32_t cqid, const Cqe& cqe) {
   }
   if (command.twin && command.sqid == 0) return Lose();
   if (command.twin || IsEventRequest(command.sqid, command.sqe)) return;
-  if (nvme::StatusOf(cqe) != nvme::Status::kSuccess) return;
   const bool others = !std::ranges::all_of(book_.passed, waits) ||
                       std::ranges::any_of(book_.sq, [](const SubmissionRing& ring) {
                         return !ring.fetched.empty();
                       });
   const bool alone = !others && command.event == event_ && fetched_in_event_ == 1;
+  if (const auto status = nvme::StatusOf(cqe); status != nvme::Status::kSuccess) {
+    if (alone) JudgeFailure(command, status);
+    return;
+  }
+  if (alone) CheckPointer(command.sqe, command.sqid == 0);
   if (command.sqid == 0) return JudgeAdmin(command.sqe, cqe, alone);
   JudgeIo(command.sqe, alone);
 }
@@ -400,6 +414,10 @@ void NvmeReferee::JudgeAdmin(const Sqe& sqe, const Cqe& cqe, bool alone) {
           ((cqe.dw0 & 0xffff) >= facts_.io_pairs || cqe.dw0 >> 16 >= facts_.io_pairs)) {
         Violation("nvme-status", "Number of Queues gives {:#x}; there are {} pairs", cqe.dw0,
                   facts_.io_pairs);
+      }
+      if (feature == FeatureId::kNumberOfQueues) {
+        book_.max_sqid = (cqe.dw0 & 0xffff) + 1;
+        book_.max_cqid = (cqe.dw0 >> 16) + 1;
       }
       if (feature == FeatureId::kInterruptVectorConfiguration &&
           (sqe.cdw11 & 0xffff) >= std::max(device_.info().msix_count, device_.info().msi_count)) {
@@ -468,11 +486,91 @@ void NvmeReferee::JudgeIo(const Sqe& sqe, bool alone) {
   if (moves && alone && !host_.by_message()) CheckData(sqe);
 }
 
+// A device does not reach itself by DMA.
+void NvmeReferee::CheckPointer(const Sqe& sqe, bool admin) const {
+  const auto command = AdminOpcode{sqe.opcode};
+  const auto io = IoOpcode{sqe.opcode};
+  const bool has_data =
+      admin ? command == AdminOpcode::kIdentify || command == AdminOpcode::kGetLogPage
+            : io == IoOpcode::kRead || io == IoOpcode::kWrite || io == IoOpcode::kCompare;
+  if (!has_data) return;
+  if (const auto bar = host_.OwnBar(sqe.prp1, 1)) {
+    Violation("self-access", "{} with its data at {:#x}, in the device's own BAR {}, succeeds",
+              nvme::OpcodeName(admin, sqe.opcode), sqe.prp1, *bar);
+  }
+}
+
+// Memory and the disk had no fault: a command that is in order succeeds.
+void NvmeReferee::JudgeFailure(const Fetched& command, nvme::Status status) const {
+  const Sqe& sqe = command.sqe;
+  if (host_.counts().faults != faults_before_ || disk_.failures() != failures_before_) return;
+  if (sqe.flags != 0) return;
+  bool in_order = false;
+  if (command.sqid != 0) {
+    in_order = status != nvme::Status::kCompareFailure && IoIsInOrder(sqe);
+  } else if (AdminOpcode{sqe.opcode} == AdminOpcode::kCreateCq) {
+    in_order = CreateIsInOrder(sqe, true);
+  } else if (AdminOpcode{sqe.opcode} == AdminOpcode::kCreateSq) {
+    in_order = CreateIsInOrder(sqe, false);
+  }
+  if (!in_order) return;
+  Violation("nvme-status", "{} of submission queue {} is in order, and fails with status {:#x}",
+            nvme::OpcodeName(command.sqid == 0, sqe.opcode), command.sqid,
+            static_cast<uint32_t>(status));
+}
+
+bool NvmeReferee::CreateIsInOrder(const Sqe& sqe, bool completion) const {
+  const uint32_t id = QueueId(sqe);
+  const uint32_t size = (sqe.cdw10 >> 16) + 1;
+  const uint32_t upper = sqe.cdw11 >> 16;
+  const uint32_t most = std::min(facts_.io_pairs, completion ? book_.max_cqid : book_.max_sqid);
+  if (id == 0 || id > most || id >= kQueues) return false;
+  if (size < 2 || size > kMaxQueueEntries || (sqe.cdw11 & 1) == 0) return false;
+  if (sqe.prp1 % page_size() != 0) return false;
+  if (nvme::CcSqeShift(last_.cc) != nvme::kSqeShift) return false;
+  if (nvme::CcCqeShift(last_.cc) != nvme::kCqeShift) return false;
+  if (completion) return !book_.cq[id].exists() && upper == 0;
+  return !book_.sq[id].exists() && upper != 0 && upper < kQueues && book_.cq[upper].exists();
+}
+
+bool NvmeReferee::IoIsInOrder(const Sqe& sqe) const {
+  constexpr uint32_t kDirectiveType = 0xf << 20;
+  const auto opcode = IoOpcode{sqe.opcode};
+  if (sqe.nsid != nvme::kNamespaceId) return false;
+  if (opcode == IoOpcode::kFlush) return true;
+  if (!InRange(FirstBlock(sqe), Blocks(sqe), Disk::kSize / kBlockSize)) return false;
+  if (opcode == IoOpcode::kWriteZeroes) return true;
+  if (opcode == IoOpcode::kWrite && (sqe.cdw12 & kDirectiveType) != 0) return false;
+  if (opcode != IoOpcode::kWrite && opcode != IoOpcode::kRead && opcode != IoOpcode::kCompare) {
+    return false;
+  }
+  const uint64_t size = Blocks(sqe) * kBlockSize;
+  if (size > facts_.max_transfer || sqe.prp1 % sizeof(uint32_t) != 0) return false;
+  const auto pages = Pages(sqe, size);
+  if (!pages) return false;
+  const DmaAccess access = opcode == IoOpcode::kRead ? DmaAccess::kWrite : DmaAccess::kRead;
+  // Pages that follow each other are reached as one, and so are one window's.
+  DmaSegment run{sqe.prp1, 0};
+  const auto reachable = [&] {
+    return run.size == 0 ||
+           (!host_.Peek(run.iova, run.size, access).empty() && !host_.OwnBar(run.iova, run.size));
+  };
+  for (const DmaSegment& page : *pages) {
+    if (&page != &pages->front() && page.iova % page_size() != 0) return false;
+    if (page.iova != run.iova + run.size || page.iova == 0) {
+      if (!reachable()) return false;
+      run = {page.iova, 0};
+    }
+    run.size += page.size;
+  }
+  return reachable();
+}
+
 // The disk and the memory that the command names hold the same.
 void NvmeReferee::CheckData(const Sqe& sqe) {
   const uint64_t size = Blocks(sqe) * kBlockSize;
-  const auto segments = Segments(sqe, size);
-  if (!segments) return;
+  const auto segments = Pages(sqe, size);
+  if (!segments || AnyOverlap(*segments)) return;
   ConstBytes medium = disk_.data().subspan(FirstBlock(sqe) * kBlockSize, size);
   for (const DmaSegment& segment : *segments) {
     const ConstBytes memory = host_.Peek(segment.iova, segment.size);
@@ -486,21 +584,30 @@ void NvmeReferee::CheckData(const Sqe& sqe) {
   }
 }
 
-// Section 4.3; nothing where the pages overlap or the list has more than one part.
-std::optional<std::vector<DmaSegment>> NvmeReferee::Segments(const Sqe& sqe, uint64_t size) const {
+// Of a command that ended before it was read; nothing where it has more than one part.
+std::vector<uint64_t> NvmeReferee::ListInMemory(uint64_t iova, uint64_t pages) const {
+  const uint64_t size = pages * sizeof(uint64_t);
+  if (iova % sizeof(uint64_t) != 0 || iova % page_size() + size > page_size()) return {};
+  const ConstBytes bytes = host_.Peek(iova, size);
+  std::vector<uint64_t> list(bytes.size() / sizeof(uint64_t));
+  Copy(std::as_writable_bytes(std::span(list)), bytes);
+  return list;
+}
+
+// Section 4.3.
+std::optional<std::vector<DmaSegment>> NvmeReferee::Pages(const Sqe& sqe, uint64_t size) const {
   const uint64_t first = std::min(size, page_size() - sqe.prp1 % page_size());
   std::vector<DmaSegment> segments{{sqe.prp1, first}};
   const uint64_t pages = (size - first + page_size() - 1) / page_size();
-  if (pages > 1 && (list_iova_ != sqe.prp2 || list_.size() != pages)) return std::nullopt;
+  std::vector<uint64_t> list = list_;
+  if (pages > 1 && list_.empty()) list = ListInMemory(sqe.prp2, pages);
+  if (pages > 1 && (list.size() != pages || (!list_.empty() && list_iova_ != sqe.prp2))) {
+    return std::nullopt;
+  }
   uint64_t left = size - first;
   for (uint64_t i = 0; i < pages; ++i) {
-    segments.push_back({pages == 1 ? sqe.prp2 : list_[i], std::min(left, page_size())});
+    segments.push_back({pages == 1 ? sqe.prp2 : list[i], std::min(left, page_size())});
     left -= segments.back().size;
-  }
-  std::vector<DmaSegment> sorted = segments;
-  std::ranges::sort(sorted, {}, &DmaSegment::iova);
-  for (size_t i = 1; i < sorted.size(); ++i) {
-    if (sorted[i].iova - sorted[i - 1].iova < sorted[i - 1].size) return std::nullopt;
   }
   return segments;
 }

@@ -19,12 +19,14 @@ namespace farside::fuzz {
 struct NvmeFacts {
   uint32_t io_pairs = 0;
   uint32_t event_requests = 0;  // That may wait: AERL + 1.
+  uint64_t max_transfer = 0;    // MDTS, in bytes.
 };
 
 // Oracles: "nvme-registers" (a register moves that may not, or RDY with a configuration that is
 // none), "nvme-fetch" (an entry that was not submitted), "nvme-completion" (one that is not due, or
-// not where it belongs), "nvme-status" (success of what has to fail), "nvme-data" (a successful
-// command without its effect), "interrupt-lost", "interrupt-twice".
+// not where it belongs), "nvme-status" (success of what has to fail, and the reverse), "nvme-data"
+// (a successful command without its effect), "self-access" (one that succeeds with its data in the
+// device's own BAR), "interrupt-lost", "interrupt-twice".
 //
 // A guest that lets queues and data share memory, or rings doorbells of queues whose creation has
 // not completed, can not be followed: the referee then says nothing more.
@@ -103,6 +105,9 @@ class NvmeReferee final : public Referee {
     std::array<uint32_t, kVectors> signals{};  // That may still come.
     bool msix_enabled = false;
     bool bus_master = false;
+    // Numbers of queues that may be created: Number of Queues, section 5.21.1.7.
+    uint32_t max_sqid = kQueues - 1;
+    uint32_t max_cqid = kQueues - 1;
   };
   struct Registers {
     uint32_t cc, csts, aqa;
@@ -139,10 +144,16 @@ class NvmeReferee final : public Referee {
 
   void JudgeAdmin(const nvme::Sqe& sqe, const nvme::Cqe& cqe, bool alone);
   void JudgeIo(const nvme::Sqe& sqe, bool alone);
+  void JudgeFailure(const Fetched& command, nvme::Status status) const;
+  bool CreateIsInOrder(const nvme::Sqe& sqe, bool completion) const;
+  bool IoIsInOrder(const nvme::Sqe& sqe) const;
+  void CheckPointer(const nvme::Sqe& sqe, bool admin) const;
   void Create(const nvme::Sqe& sqe, bool completion);
   void AddRing(Ring& ring, uint64_t base, uint32_t size, uint32_t entry);
   void CheckData(const nvme::Sqe& sqe);
-  std::optional<std::vector<DmaSegment>> Segments(const nvme::Sqe& sqe, uint64_t size) const;
+  std::vector<uint64_t> ListInMemory(uint64_t iova, uint64_t pages) const;
+  // Where its data lies, page by page; nothing where the list has more than one part.
+  std::optional<std::vector<DmaSegment>> Pages(const nvme::Sqe& sqe, uint64_t size) const;
 
   void CheckVectors();
   void CheckIntx();
@@ -157,7 +168,9 @@ class NvmeReferee final : public Referee {
   bool resetting_ = false;
   uint64_t event_ = 0;
   uint32_t fetched_in_event_ = 0;
-  uint64_t list_iova_ = 0;  // Of the last read that was no fetch, in this event.
+  uint64_t faults_before_ = 0;    // Of DMA, that the session made before this event.
+  uint64_t failures_before_ = 0;  // And of the disk.
+  uint64_t list_iova_ = 0;        // Of the last read that was no fetch, in this event.
   std::vector<uint64_t> list_;
 };
 

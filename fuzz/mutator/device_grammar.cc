@@ -190,7 +190,7 @@ void DeviceGrammar::AddHostEvent(Making& making, std::vector<Event>* out) const 
     case 3:
       // A bit of the state flips on its way.
       out->push_back({.kind = Kind::kSaveLoad,
-                      .at = making.Below(6000),
+                      .at = making.Below(1 << 16),
                       .value = uint64_t{1} << making.Below(8)});
       return;
     case 4:

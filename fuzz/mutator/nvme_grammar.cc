@@ -7,6 +7,7 @@
 #include "devices/nvme/registers.h"
 #include "fuzz/host/disk.h"
 #include "fuzz/host/host.h"
+#include "fuzz/host/models.h"
 #include "fuzz/mutator/grammar.h"
 
 namespace farside::fuzz {
@@ -126,6 +127,10 @@ class Nvme final : public DeviceGrammar {
                std::vector<Event>* out) const override {
     if (making.OneIn(16)) return AddVectorSetUp(making, out);
     if (making.OneIn(40)) return AddRestart(making, out);
+    if (making.OneIn(24)) return AddMaskedCommand(making, before, out);
+    if (making.OneIn(40)) return AddFlood(making, before, out);
+    if (making.OneIn(60)) return AddEndsOfMemory(making, before, out);
+    if (making.OneIn(40)) return AddLargeTransfer(making, before, out);
     const auto queue = static_cast<uint32_t>(making.OneIn(3) ? 0 : 1 + making.Below(kIoQueues));
     if (making.OneIn(6)) {
       out->push_back(WriteOf(kBar, nvme::CqHeadDoorbell(queue), 4, making.Below(kEntries + 1)));
@@ -163,15 +168,92 @@ class Nvme final : public DeviceGrammar {
 
   static void AddCommandInMemory(Making& making, uint32_t queue, std::span<const Event> before,
                                  std::vector<Event>* out) {
-    const uint32_t tail = NextTail(queue, before, *out);
     Sqe sqe = queue == 0 ? AdminCommand(making) : IoCommand(making);
     sqe.cid = static_cast<uint16_t>(making.Below(64));
     if (queue != 0 && !making.OneIn(3)) MakeLawful(making, sqe);
+    AddSubmission(making, queue, sqe, before, out);
+  }
+
+  static void AddSubmission(Making& making, uint32_t queue, const Sqe& sqe,
+                            std::span<const Event> before, std::vector<Event>* out) {
+    const uint32_t tail = NextTail(queue, before, *out);
     const uint32_t slot = (tail + kEntries - 1) % kEntries;
     out->push_back({.kind = Kind::kMemory,
                     .at = SqBase(queue) + slot * sizeof sqe,
                     .data = Keep(making.store, sqe)});
     out->push_back(WriteOf(kBar, nvme::SqTailDoorbell(queue), 4, tail));
+  }
+
+  static Sqe LawfulIo(Making& making) {
+    Sqe sqe = IoCommand(making);
+    MakeLawful(making, sqe);
+    sqe.cid = static_cast<uint16_t>(making.Below(64));
+    return sqe;
+  }
+
+  // Vectors are masked, a command completes, and they are unmasked.
+  static void AddMaskedCommand(Making& making, std::span<const Event> before,
+                               std::vector<Event>* out) {
+    const auto queue = static_cast<uint32_t>(1 + making.Below(kIoQueues));
+    const uint64_t dice = making.Below(3);
+    const auto set = [&](bool masked) {
+      if (dice == 0) {
+        out->push_back(WriteOf(7, kMsixCap + pci::kMsixControl, 2,
+                               pci::kMsixEnable | (masked ? pci::kMsixFunctionMask : 0u)));
+      } else if (dice == 1) {
+        out->push_back(WriteOf(4, queue * pci::kMsixEntrySize + pci::kMsixEntryControl, 4, masked));
+      } else {
+        out->push_back(WriteRegister(masked ? nvme::kIntms : nvme::kIntmc, 1u << queue));
+      }
+    };
+    set(true);
+    AddSubmission(making, queue, LawfulIo(making), before, out);
+    set(false);
+  }
+
+  // One command many times.
+  static void AddFlood(Making& making, std::span<const Event> before, std::vector<Event>* out) {
+    const auto queue = static_cast<uint32_t>(making.Below(1 + kIoQueues));
+    Sqe sqe = queue == 0 ? AdminCommand(making) : LawfulIo(making);
+    if (queue == 0 && making.OneIn(2)) {
+      sqe = {.opcode = static_cast<uint8_t>(AdminOpcode::kAsyncEventRequest)};
+    }
+    for (uint64_t i = 4 + making.Below(4); i != 0; --i, ++sqe.cid) {
+      AddSubmission(making, queue, sqe, before, out);
+    }
+  }
+
+  // As much as a command may move, and a little less and more, by a list.
+  static void AddLargeTransfer(Making& making, std::span<const Event> before,
+                               std::vector<Event>* out) {
+    constexpr uint64_t kMost = kNvmeMaxTransfer / kBlockSize;
+    Sqe sqe = LawfulIo(making);
+    sqe.prp1 = SomePage(making);
+    sqe.prp2 = SomePage(making);
+    sqe.cdw10 = static_cast<uint32_t>(making.Below(kBlocks - 2 * kMost));
+    sqe.cdw12 =
+        static_cast<uint32_t>(making.OneIn(2) ? kMost - 2 + making.Below(3) : making.Below(kMost));
+    std::array<uint64_t, kNvmeMaxTransfer / kPage> list;
+    for (uint64_t& entry : list) entry = SomePage(making);
+    out->push_back({.kind = Kind::kMemory, .at = sqe.prp2, .data = Keep(making.store, list)});
+    AddSubmission(making, 1, sqe, before, out);
+  }
+
+  static uint64_t SomePage(Making& making) {
+    return Host::kBase + making.Below(Host::kSize / kPage) * kPage;
+  }
+
+  // Data in the last page there is, and in the first.
+  static void AddEndsOfMemory(Making& making, std::span<const Event> before,
+                              std::vector<Event>* out) {
+    for (const uint64_t at : {uint64_t{0} - kPage, uint64_t{0}}) {
+      out->push_back({.kind = Kind::kMap, .size = 3, .at = at, .value = kPage});
+    }
+    Sqe sqe = LawfulIo(making);
+    sqe.prp1 = uint64_t{0} - kPage;
+    sqe.prp2 = 0;
+    sqe.cdw12 = static_cast<uint32_t>(8 + making.Below(8));
+    AddSubmission(making, 1, sqe, before, out);
   }
 
   // Vectors are masked and unmasked, MSI-X, MSI and INTx take turns.
@@ -246,9 +328,10 @@ class Nvme final : public DeviceGrammar {
       return;
     }
     std::array<uint64_t, 16> list;
+    const bool lawful = making.OneIn(2);
     for (uint64_t& entry : list) {
-      entry = SomeMemory(making, kPage);
-      if (!making.OneIn(8)) entry &= ~(kPage - 1);
+      entry = lawful ? SomePage(making) : SomeMemory(making, kPage);
+      if (lawful || !making.OneIn(8)) entry &= ~(kPage - 1);
     }
     out->push_back({.kind = Kind::kAnswer, .data = Keep(making.store, list)});
   }
@@ -277,7 +360,9 @@ class Nvme final : public DeviceGrammar {
     const uint64_t block = making.OneIn(10) ? making.Number() : making.Below(kBlocks + 1);
     sqe.cdw10 = static_cast<uint32_t>(block);
     sqe.cdw11 = static_cast<uint32_t>(block >> 32);
-    sqe.cdw12 = static_cast<uint32_t>(making.OneIn(8) ? making.Number() : making.Below(40));
+    sqe.cdw12 = static_cast<uint32_t>(making.OneIn(8)   ? making.Number()
+                                      : making.OneIn(8) ? making.Pick({126u, 127u, 128u})
+                                                        : making.Below(40));
     if (making.OneIn(6)) sqe.cdw12 |= 1u << 30;  // FUA.
     if (sqe.opcode == static_cast<uint8_t>(IoOpcode::kDatasetManagement)) {
       sqe.cdw10 = static_cast<uint32_t>(making.Below(6));

@@ -233,21 +233,35 @@ void DeviceTarget::LetEverythingGoOn() {
 void DeviceTarget::SaveLoad(const Event& event) {
   LetEverythingGoOn();
   snapshots_->Drain("before its state is saved");
-  std::vector<std::byte> saved = snapshots_->Saved();
-  device_->Reset(ResetKind::kFunction);
-  snapshots_->Drain("before a state is loaded");
-  const bool damaged = event.value % 256 != 0;
-  if (damaged) referee_->Lose();
-  if (damaged) saved[event.at % saved.size()] ^= static_cast<std::byte>(event.value);
-  auto in = StateReader::Parse(saved);
-  const Result<void> loaded = in ? device_->Load(*in) : Result<void>(tl::unexpected(in.error()));
-  if (!damaged && !loaded) {
+  const std::vector<std::byte> saved = snapshots_->Saved();
+  if (event.value % 256 != 0) {
+    std::vector<std::byte> damaged = saved;
+    damaged[event.at % damaged.size()] ^= static_cast<std::byte>(event.value);
+    // Its interrupts are nobody's.
+    host_.set_referee(nullptr);
+    const bool taken = Load(damaged).has_value();
+    host_.set_referee(referee_.get());
+    if (taken) {
+      referee_->Lose();
+      return device_->Resume();
+    }
+    // It is refused, and the device goes on where it was.
+  }
+  if (const auto loaded = Load(saved); !loaded) {
     Violation("save-load", "the device refuses its own state: {}", loaded.error().message);
   }
-  if (!damaged && snapshots_->Saved() != saved) {
+  if (snapshots_->Saved() != saved) {
     Violation("save-load", "a state is another one when it was loaded and saved again");
   }
   device_->Resume();
+}
+
+Result<void> DeviceTarget::Load(ConstBytes state) {
+  device_->Reset(ResetKind::kFunction);
+  snapshots_->Drain("before a state is loaded");
+  auto in = StateReader::Parse(state);
+  if (!in) return tl::unexpected(in.error());
+  return device_->Load(*in);
 }
 
 void DeviceTarget::CheckReadOnlyBits() {
@@ -276,9 +290,10 @@ namespace {
 
 std::unique_ptr<Referee> MakeNvmeReferee(Host& host, Device& device,
                                          const ModelBackends& backends) {
-  return std::make_unique<NvmeReferee>(
-      NvmeFacts{.io_pairs = kNvmePairs, .event_requests = nvme::kMaxEventRequests}, host, device,
-      backends.disk(0));
+  return std::make_unique<NvmeReferee>(NvmeFacts{.io_pairs = kNvmePairs,
+                                                 .event_requests = nvme::kMaxEventRequests,
+                                                 .max_transfer = kNvmeMaxTransfer},
+                                       host, device, backends.disk(0));
 }
 
 std::unique_ptr<Referee> MakeLsiReferee(Host& host, Device& device, const ModelBackends& backends) {

@@ -59,6 +59,7 @@ class DeviceTarget final : public Target, private AnswerSource {
   // True if nothing is left to do, unless something is held up.
   bool Settle(size_t turns);
   void SaveLoad(const Event& event);
+  Result<void> Load(ConstBytes state);
   void Reset();
   void LetEverythingGoOn();
   void CheckReadOnlyBits();

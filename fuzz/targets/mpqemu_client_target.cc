@@ -161,7 +161,10 @@ void MpqemuClientTarget::Read(const Event& event) {
   const GuestAccess access{.region = event.what & kRegionBits, .offset = event.at};
   std::vector<std::byte> out(event.size);
   if ((event.what & kBegun) != 0) {
-    if (begun_.size() == kMaxBegun) FinishReads();
+    if (begun_.size() == kMaxBegun) {
+      FinishReads();
+      BeginCall();  // What those took is not this one's.
+    }
     begun_.push_back({.ticket = {}, .out = std::move(out)});
     const auto ticket = client_->BeginRead(access, begun_.back().out);
     EndCall("BeginRead", ticket.has_value(), true);
