@@ -72,74 +72,63 @@ class DeviceTap::TappedDma final : public DmaSpace {
   }
 
   // A lease to read is recorded as the reads it stands for, with what was there when it began; one
-  // to write as the writes, when they are done.
+  // to write as the writes, when they are done. Segment by segment, so that a refusal is that one's
+  // which was refused: a lease to write is then a write without data.
   Task<DmaStatus> Map(std::span<const DmaSegment> segments, DmaAccess access,
                       DmaBuffer* buffer) override {
-    DmaBuffer inner;
-    const DmaStatus status = co_await real_.Map(segments, access, &inner);
-    if (status != DmaStatus::kOk || access == DmaAccess::kRead) {
-      RecordSegments(segments, access, status, inner.iovecs());
+    auto lease = std::make_unique<TappedLease>(*this, access);
+    std::vector<iovec> iovecs;
+    for (const DmaSegment& segment : segments) {
+      DmaBuffer inner;
+      const DmaStatus status = co_await real_.Map(std::span(&segment, 1), access, &inner);
+      if (status != DmaStatus::kOk || access == DmaAccess::kRead) {
+        RecordSegment(segment, access, status, Gathered(inner));
+      }
+      if (status != DmaStatus::kOk) co_return status;
+      iovecs.insert(iovecs.end(), inner.iovecs().begin(), inner.iovecs().end());
+      lease->parts.push_back({segment, std::move(inner)});
     }
-    if (status != DmaStatus::kOk) co_return status;
-    const auto iovecs = inner.iovecs();
-    std::vector<iovec> copy(iovecs.begin(), iovecs.end());
-    auto lease = std::make_unique<TappedLease>(*this, segments, access, std::move(inner));
-    *buffer = DmaBuffer(std::move(copy), std::move(lease));
+    *buffer = DmaBuffer(std::move(iovecs), std::move(lease));
     co_return DmaStatus::kOk;
   }
 
  private:
-  class TappedLease final : public DmaBuffer::Lease {
-   public:
-    TappedLease(TappedDma& dma, std::span<const DmaSegment> segments, DmaAccess access,
-                DmaBuffer inner)
-        : dma_(dma),
-          segments_(segments.begin(), segments.end()),
-          access_(access),
-          inner_(std::move(inner)) {}
+  struct TappedLease final : public DmaBuffer::Lease {
+    struct Part {
+      DmaSegment segment;
+      DmaBuffer buffer;
+    };
+
+    TappedLease(TappedDma& its_dma, DmaAccess its_access) : dma(its_dma), access(its_access) {}
 
     Task<DmaStatus> WriteBack() override {
-      const auto iovecs = inner_.iovecs();
-      // The copy outlives the lease, which Finish ends.
-      std::vector<std::byte> data;
-      if (access_ == DmaAccess::kWrite) {
-        for (const iovec& part : iovecs) {
-          const auto* bytes = static_cast<const std::byte*>(part.iov_base);
-          data.insert(data.end(), bytes, bytes + part.iov_len);
-        }
+      for (Part& part : parts) {
+        // A copy: Finish ends the buffer.
+        const std::vector<std::byte> data =
+            access == DmaAccess::kWrite ? Gathered(part.buffer) : std::vector<std::byte>();
+        const DmaStatus status = co_await part.buffer.Finish();
+        if (access == DmaAccess::kWrite) dma.RecordSegment(part.segment, access, status, data);
+        if (status != DmaStatus::kOk) co_return status;
       }
-      const DmaStatus status = co_await inner_.Finish();
-      if (access_ == DmaAccess::kWrite) {
-        const iovec whole{data.data(), data.size()};
-        dma_.RecordSegments(segments_, access_, status, std::span(&whole, 1));
-      }
-      co_return status;
+      co_return DmaStatus::kOk;
     }
-    bool revoked() const override { return false; }  // Finish of the inner buffer says it.
+    bool revoked() const override { return false; }  // Finish of the inner buffers says it.
 
-   private:
-    TappedDma& dma_;
-    std::vector<DmaSegment> segments_;
-    DmaAccess access_;
-    DmaBuffer inner_;
+    TappedDma& dma;
+    const DmaAccess access;
+    std::vector<Part> parts;
   };
 
-  void RecordSegments(std::span<const DmaSegment> segments, DmaAccess access, DmaStatus status,
-                      std::span<const iovec> iovecs) {
+  static std::vector<std::byte> Gathered(const DmaBuffer& buffer) {
     std::vector<std::byte> all;
-    for (const iovec& part : iovecs) {
+    for (const iovec& part : buffer.iovecs()) {
       const auto* bytes = static_cast<const std::byte*>(part.iov_base);
       all.insert(all.end(), bytes, bytes + part.iov_len);
     }
-    ConstBytes rest = all;
-    for (const DmaSegment& segment : segments) {
-      const ConstBytes data = rest.first(std::min<size_t>(rest.size(), segment.size));
-      rest = rest.subspan(data.size());
-      RecordSegment(segment, access, status, data);
-    }
+    return all;
   }
 
-  // In pieces that fit into messages.
+  // In pieces that fit into messages, up to one that is refused.
   void RecordSegment(const DmaSegment& segment, DmaAccess access, DmaStatus status,
                      ConstBytes data) {
     constexpr uint64_t kPiece = trace::kMaxTappedDma;
@@ -152,6 +141,7 @@ class DeviceTap::TappedDma final : public DmaSpace {
           tap_.Output(read ? vfio_user::Command::kDmaRead : vfio_user::Command::kDmaWrite,
                       AsBytes(piece), read ? ConstBytes() : bytes);
       tap_.OutputReply(command, status, AsBytes(piece), read ? bytes : ConstBytes());
+      if (status != DmaStatus::kOk) return;
     }
   }
 

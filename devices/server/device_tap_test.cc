@@ -130,6 +130,22 @@ TEST_F(DeviceTapTest, AnAccessThatIsRefusedIsRecordedWithItsError) {
                                       Seen{Direction::kIn, Command::kDmaWrite, true, EFAULT}));
 }
 
+// The memory of those before it is there, and what is behind it was not asked for.
+TEST_F(DeviceTapTest, OfSeveralSegmentsOnlyTheOneThatIsRefusedIsRecordedSo) {
+  for (const DmaAccess access : {DmaAccess::kRead, DmaAccess::kWrite}) {
+    const auto io = device_->StartIo({{0, kSize}, {kNowhere, kSize}, {kSize, kSize}}, access);
+    Settle();
+    EXPECT_EQ(io->mapped, DmaStatus::kFault);
+  }
+  EXPECT_THAT(Messages(),
+              ElementsAre(Seen{Direction::kOut, Command::kDmaRead},
+                          Seen{Direction::kIn, Command::kDmaRead, true, 0, ByteVector(kSize)},
+                          Seen{Direction::kOut, Command::kDmaRead},
+                          Seen{Direction::kIn, Command::kDmaRead, true, EFAULT},
+                          Seen{Direction::kOut, Command::kDmaWrite},
+                          Seen{Direction::kIn, Command::kDmaWrite, true, EFAULT}));
+}
+
 TEST_F(DeviceTapTest, ATimerIsRecordedBeforeTheInterruptItMakes) {
   slot_.device().WriteRegion(Region::kBar0, FakeDevice::kTimer, AsBytes(uint64_t{1000}));
   Settle();

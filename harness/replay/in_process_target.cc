@@ -34,6 +34,12 @@ class OutputEnvironment final : public DmaSpace, public IrqSink {
 
   Task<DmaStatus> Map(std::span<const DmaSegment> segments, DmaAccess access,
                       DmaBuffer* buffer) override {
+    for (const DmaSegment& segment : segments) {
+      if (access != DmaAccess::kWrite || !outputs_->RefuseLease(segment.iova, segment.size))
+        continue;
+      ++output_count_;
+      co_return DmaStatus::kFault;
+    }
     auto lease = std::make_unique<Lease>(*this, segments, access);
     if (access == DmaAccess::kRead) {
       for (Lease::Part& part : lease->parts) {

@@ -20,6 +20,7 @@ namespace farside::replay {
 namespace {
 
 using trace::Event;
+using trace::GuestWrites;
 using vfio_user::Command;
 using vfio_user::RegionAccess;
 
@@ -86,7 +87,7 @@ bool IsInterrupt(const Event& event) {
 class Replayer final : private Outputs {
  public:
   Replayer(Target& target, const ReplayOptions& options, trace::EventSource& source,
-           trace::GuestWrites& guest)
+           GuestWrites& guest)
       : target_(target), options_(options), source_(source), guest_(guest) {}
 
   Result<ReplayResult> Run();
@@ -106,6 +107,11 @@ class Replayer final : private Outputs {
   int OnDmaRead(uint64_t iova, Bytes out) override;
   int OnDmaWrite(uint64_t iova, ConstBytes data) override;
   void OnInterrupt(uint32_t index, uint32_t vector) override;
+  bool RefuseLease(uint64_t iova, uint64_t size) override;
+
+  // kExact: the recorded access, if it is this one.
+  std::optional<GuestWrites::Access> TakeRecorded(Command command, vfio_user::DmaAccess range);
+  void Push(Command command, ConstBytes fields, ConstBytes data);
 
   Result<void> Handle(const Event& event);
   Result<void> HandleGuestEvent(const Event& event);
@@ -130,7 +136,7 @@ class Replayer final : private Outputs {
   Target& target_;
   const ReplayOptions& options_;
   trace::EventSource& source_;
-  trace::GuestWrites& guest_;
+  GuestWrites& guest_;
   MonotonicClock clock_;
   uint64_t start_ns_ = clock_.now_ns();
   MemoryImage memory_;
@@ -155,40 +161,79 @@ class Replayer final : private Outputs {
   std::deque<Output> outputs_;  // kExact: made and not yet compared.
 };
 
+void Replayer::Push(Command command, ConstBytes fields, ConstBytes data) {
+  Output output{command, {fields.begin(), fields.end()}};
+  output.payload.insert(output.payload.end(), data.begin(), data.end());
+  outputs_.push_back(std::move(output));
+}
+
+std::optional<GuestWrites::Access> Replayer::TakeRecorded(Command command,
+                                                          vfio_user::DmaAccess range) {
+  const auto next = guest_.NextAccess();
+  if (!next || *next == nullptr) return std::nullopt;
+  const GuestWrites::Access& access = **next;
+  if (access.command != command || access.range.iova != range.iova ||
+      access.range.count != range.count) {
+    return std::nullopt;
+  }
+  GuestWrites::Access taken = access;
+  guest_.PassAccess();
+  return taken;
+}
+
 int Replayer::OnDmaRead(uint64_t iova, Bytes out) {
   actual_read_bytes_ += out.size();
-  if (guest_.Refused(iova, out.size())) return EFAULT;
+  if (options_.level == Level::kExact) {
+    const vfio_user::DmaAccess range{.iova = iova, .count = out.size()};
+    Push(Command::kDmaRead, AsBytes(range), {});
+    if (const auto recorded = TakeRecorded(Command::kDmaRead, range)) {
+      if (recorded->error != 0) return recorded->error;
+      Copy(out, recorded->data);
+      result_.dma_bytes += out.size();
+      return 0;
+    }
+  } else if (guest_.Refused(iova, out.size())) {
+    return EFAULT;
+  }
   memory_.DeviceReads(iova, out);
   result_.dma_bytes += out.size();
-  if (options_.level == Level::kExact) {
-    const vfio_user::DmaAccess access{.iova = iova, .count = out.size()};
-    outputs_.push_back({Command::kDmaRead, {AsBytes(access).begin(), AsBytes(access).end()}});
-  }
   return 0;
 }
 
 int Replayer::OnDmaWrite(uint64_t iova, ConstBytes data) {
   actual_write_bytes_ += data.size();
-  if (guest_.Refused(iova, data.size())) return EFAULT;
+  if (options_.level == Level::kExact) {
+    const vfio_user::DmaAccess range{.iova = iova, .count = data.size()};
+    Push(Command::kDmaWrite, AsBytes(range), data);
+    const auto recorded = TakeRecorded(Command::kDmaWrite, range);
+    if (recorded && recorded->error != 0) return recorded->error;
+  } else if (guest_.Refused(iova, data.size())) {
+    return EFAULT;
+  }
   memory_.DeviceWrites(iova, data);
   result_.dma_bytes += data.size();
-  if (options_.level == Level::kExact) {
-    const vfio_user::DmaAccess access{.iova = iova, .count = data.size()};
-    Output output{Command::kDmaWrite, {AsBytes(access).begin(), AsBytes(access).end()}};
-    output.payload.insert(output.payload.end(), data.begin(), data.end());
-    outputs_.push_back(std::move(output));
-  }
   return 0;
+}
+
+bool Replayer::RefuseLease(uint64_t iova, uint64_t size) {
+  if (options_.level != Level::kExact) return false;
+  const auto next = guest_.NextAccess();
+  if (!next || *next == nullptr) return false;
+  const GuestWrites::Access& access = **next;
+  const bool refused =
+      access.command == Command::kDmaWrite && access.error != 0 && !access.has_payload;
+  if (!refused || access.range.iova != iova || access.range.count > size) return false;
+  Push(Command::kDmaWrite, AsBytes(access.range), {});
+  guest_.PassAccess();
+  return true;
 }
 
 void Replayer::OnInterrupt(uint32_t index, uint32_t vector) {
   ++result_.interrupts;
   ++actual_irqs_[{index, vector}];
-  if (options_.level == Level::kExact) {
-    const vfio_user::Interrupt interrupt{.index = index, .vector = vector};
-    outputs_.push_back({static_cast<Command>(vfio_user::ExtensionCommand::kInterrupt),
-                        {AsBytes(interrupt).begin(), AsBytes(interrupt).end()}});
-  }
+  if (options_.level != Level::kExact) return;
+  const vfio_user::Interrupt interrupt{.index = index, .vector = vector};
+  Push(static_cast<Command>(vfio_user::ExtensionCommand::kInterrupt), AsBytes(interrupt), {});
 }
 
 void Replayer::Diverge(uint32_t event, uint64_t time_ns, std::string what, std::string expected,
@@ -561,7 +606,7 @@ Result<ReplayResult> Replayer::Run() {
 Result<ReplayResult> Replay(const std::string& path, Target& target, const ReplayOptions& options) {
   auto source = trace::OpenEvents(path);
   if (!source) return tl::unexpected(source.error());
-  auto guest = trace::GuestWrites::Open(path, options.device);
+  auto guest = GuestWrites::Open(path, options.device, options.level == Level::kExact);
   if (!guest) return tl::unexpected(guest.error());
   Replayer replayer(target, options, **source, **guest);
   return replayer.Run();

@@ -24,6 +24,8 @@ class Outputs {
   virtual int OnDmaRead(uint64_t iova, Bytes out) = 0;
   virtual int OnDmaWrite(uint64_t iova, ConstBytes data) = 0;
   virtual void OnInterrupt(uint32_t index, uint32_t vector) = 0;
+  // The device leases memory to write to. True if the recorded one was refused it then.
+  virtual bool RefuseLease(uint64_t iova, uint64_t size) = 0;
 };
 
 class Target {

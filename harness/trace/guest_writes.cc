@@ -11,10 +11,11 @@ bool IsGuestEvent(const Event& event) {
   return event.is_message() && event.direction == Direction::kIn && !event.is_reply();
 }
 
-Result<std::unique_ptr<GuestWrites>> GuestWrites::Open(const std::string& path, uint32_t device) {
+Result<std::unique_ptr<GuestWrites>> GuestWrites::Open(const std::string& path, uint32_t device,
+                                                       bool keeps_accesses) {
   auto source = OpenEvents(path);
   if (!source) return tl::unexpected(source.error());
-  return std::unique_ptr<GuestWrites>(new GuestWrites(std::move(*source), device));
+  return std::unique_ptr<GuestWrites>(new GuestWrites(std::move(*source), device, keeps_accesses));
 }
 
 Result<std::vector<GuestWrites::Write>> GuestWrites::Before(uint64_t ordinal, uint32_t number) {
@@ -32,16 +33,41 @@ Result<std::vector<GuestWrites::Write>> GuestWrites::Before(uint64_t ordinal, ui
 Result<void> GuestWrites::RunAhead(uint32_t number) {
   while (!at_end_ &&
          (number_ < number || (number_ - number < kEventsAhead && bytes_due_ < kBytesAhead))) {
-    const auto event = source_->Next();
-    if (!event) return tl::unexpected(event.error());
-    if (!*event) {
-      at_end_ = true;
-      break;
-    }
-    ++number_;
-    if ((*event)->is_message() && (*event)->device == device_) OnEvent(**event);
+    if (auto read = ReadEvent(); !read) return read;
   }
   return {};
+}
+
+Result<void> GuestWrites::ReadEvent() {
+  const auto event = source_->Next();
+  if (!event) return tl::unexpected(event.error());
+  at_end_ = !*event;
+  if (at_end_) return {};
+  ++number_;
+  if ((*event)->is_message() && (*event)->device == device_) OnEvent(**event);
+  return {};
+}
+
+Result<const GuestWrites::Access*> GuestWrites::NextAccess() {
+  while (accesses_.empty() && !at_end_) {
+    if (auto read = ReadEvent(); !read) return tl::unexpected(read.error());
+  }
+  return accesses_.empty() ? nullptr : &accesses_.front();
+}
+
+void GuestWrites::PassAccess() {
+  bytes_due_ -= accesses_.front().data.size();
+  accesses_.pop_front();
+}
+
+void GuestWrites::KeepAccess(const Access& asked, const Event& answer) {
+  Access& access = accesses_.emplace_back(asked);
+  const bool refused = (answer.header().flags & vfio_user::kFlagError) != 0;
+  if (refused) access.error = static_cast<int>(answer.header().error);
+  if (refused || access.command != Command::kDmaRead) return;
+  const ConstBytes data = answer.data_after<vfio_user::DmaAccess>();
+  access.data.assign(data.begin(), data.end());
+  bytes_due_ += data.size();
 }
 
 void GuestWrites::OnEvent(const Event& event) {
@@ -53,12 +79,16 @@ void GuestWrites::OnEvent(const Event& event) {
   if (!is_dma) return;
   const uint16_t key = event.header().message_id;
   if (!event.is_reply()) {
-    asked_[key] = event.fields<vfio_user::DmaAccess>();
+    asked_[key] = {.command = event.command(),
+                   .range = event.fields<vfio_user::DmaAccess>(),
+                   .has_payload = !event.data_after<vfio_user::DmaAccess>().empty(),
+                   .data = {}};
     return;
   }
   const auto asked = asked_.find(key);
   if (asked == asked_.end()) return;
-  const vfio_user::DmaAccess access = asked->second;
+  const vfio_user::DmaAccess access = asked->second.range;
+  if (keeps_accesses_) KeepAccess(asked->second, event);
   asked_.erase(asked);
   if ((event.header().flags & vfio_user::kFlagError) != 0) {
     if (event.header().error != ECANCELED) refused_.push_back(access);

@@ -28,8 +28,10 @@ class GuestWrites {
   static constexpr uint32_t kEventsAhead = 20'000;
   static constexpr size_t kBytesAhead = 64 << 20;
 
-  // `device` is its number in the trace.
-  static Result<std::unique_ptr<GuestWrites>> Open(const std::string& path, uint32_t device);
+  // `device` is its number in the trace. `keeps_accesses`: NextAccess is asked, and everything it
+  // gives is passed.
+  static Result<std::unique_ptr<GuestWrites>> Open(const std::string& path, uint32_t device,
+                                                   bool keeps_accesses = false);
 
   struct Write {
     uint64_t iova = 0;
@@ -42,6 +44,18 @@ class GuestWrites {
 
   // True if the recorded device was refused an access that touches the range.
   bool Refused(uint64_t iova, uint64_t size) const;
+
+  // An access of the recorded device's to memory, and what it was answered.
+  struct Access {
+    vfio_user::Command command{};
+    vfio_user::DmaAccess range;
+    int error = 0;             // Or 0.
+    bool has_payload = false;  // Of a write: its data are there. A lease that was refused has none.
+    std::vector<std::byte> data;  // That were read.
+  };
+  // The first that was not passed; nullptr behind the last.
+  Result<const Access*> NextAccess();
+  void PassAccess();
 
  private:
   static constexpr uint64_t kPageSize = 4096;
@@ -57,10 +71,12 @@ class GuestWrites {
     void Split();
   };
 
-  GuestWrites(std::unique_ptr<EventSource> source, uint32_t device)
-      : source_(std::move(source)), device_(device) {}
+  GuestWrites(std::unique_ptr<EventSource> source, uint32_t device, bool keeps_accesses)
+      : source_(std::move(source)), device_(device), keeps_accesses_(keeps_accesses) {}
 
   Result<void> RunAhead(uint32_t number);
+  Result<void> ReadEvent();
+  void KeepAccess(const Access& asked, const Event& answer);
   void OnEvent(const Event& event);
   void OnRead(uint64_t iova, ConstBytes data);
   // Calls use(offset, size, ordinal) for the parts of an access, in order: the ordinal from which
@@ -72,8 +88,10 @@ class GuestWrites {
   std::unique_ptr<EventSource> source_;
   const uint32_t device_;
   std::unordered_map<uint64_t, Page> next_writable_;
-  std::unordered_map<uint16_t, vfio_user::DmaAccess> asked_;  // By message id.
-  std::multimap<uint64_t, Write> due_;                        // By ordinal.
+  const bool keeps_accesses_;
+  std::unordered_map<uint16_t, Access> asked_;  // By message id.
+  std::deque<Access> accesses_;                 // That were answered.
+  std::multimap<uint64_t, Write> due_;          // By ordinal.
   std::vector<vfio_user::DmaAccess> refused_;
   size_t bytes_due_ = 0;
   uint64_t ordinal_ = 0;  // Guest events that the reader ahead has passed.
