@@ -14,6 +14,8 @@ struct Row {
 };
 constexpr Row kRows[] = {{"nvme", &NvmeGrammar},
                          {"lsi", &LsiGrammar},
+                         {"record_nvme", &NvmeGrammar},
+                         {"record_lsi", &LsiGrammar},
                          {"server", &ServerGrammar},
                          {"disk_proc", &ServerGrammar},
                          {"client", &ClientGrammar},

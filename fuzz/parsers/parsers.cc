@@ -7,6 +7,14 @@ namespace farside::fuzz {
 
 void AddParserTargets() {
   static constexpr TargetDef kRows[] = {
+      {.name = "record_nvme",
+       .help = "the NVMe controller, recorded and replayed",
+       .make = &MakeRecordNvmeTarget,
+       .grammar = &NvmeGrammar},
+      {.name = "record_lsi",
+       .help = "the LSI53C895A, recorded and replayed",
+       .make = &MakeRecordLsiTarget,
+       .grammar = &LsiGrammar},
       {.name = "qmp",
        .help = "what a QMP client sends to vmm-lite",
        .make = &MakeQmpTarget,

@@ -1,4 +1,4 @@
-// Targets of parsers whose libraries are large: a program that wants them links
+// Targets of parsers, and of the replay, whose libraries are large: a program that wants them links
 // farside_fuzz_parsers and calls AddParserTargets().
 #pragma once
 
@@ -13,6 +13,8 @@ namespace farside::fuzz {
 void AddParserTargets();
 
 // The rows' functions.
+std::unique_ptr<Target> MakeRecordNvmeTarget();
+std::unique_ptr<Target> MakeRecordLsiTarget();
 std::unique_ptr<Target> MakeQmpTarget();
 std::vector<std::string> QmpWords();
 std::vector<Seed> QmpSeeds(const std::string& source);
