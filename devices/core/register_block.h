@@ -63,11 +63,12 @@ class RegisterBlock {
     Fill(out, 0);
     for (size_t row = First(offset); row < kCount && rows_[row].offset < offset + out.size();
          ++row) {
-      std::array<std::byte, 8> bytes;
-      StoreLe(bytes, values_[row]);
       const Overlap part = Intersect(row, offset, out.size());
-      Copy(out.subspan(part.in_access, part.size),
-           ConstBytes(bytes).subspan(part.in_register, part.size));
+      const uint64_t value = values_[row] >> 8 * part.in_register;
+      // Faster than a copy whose size is known only now.
+      for (size_t i = 0; i < part.size; ++i) {
+        out[part.in_access + i] = static_cast<std::byte>(value >> 8 * i);
+      }
     }
   }
 
@@ -106,9 +107,10 @@ class RegisterBlock {
 
   // The first row that ends behind `offset`.
   size_t First(uint64_t offset) const {
-    size_t row = 0;
-    while (row < kCount && uint64_t{rows_[row].offset} + rows_[row].width <= offset) ++row;
-    return row;
+    const auto row = std::ranges::partition_point(rows_, [offset](const RegisterDef& def) {
+      return uint64_t{def.offset} + def.width <= offset;
+    });
+    return static_cast<size_t>(row - rows_.begin());
   }
 
   Overlap Intersect(size_t row, uint64_t offset, size_t size) const {
