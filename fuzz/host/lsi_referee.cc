@@ -78,8 +78,10 @@ LsiReferee::Program LsiReferee::ReadProgram() const {
   return Read<Program>(kDbc);
 }
 
-// In D3 no register is to be seen; bits of this one are fixed.
-bool LsiReferee::asleep() const { return Read<uint8_t>(kStest4) == 0xff; }
+LsiReferee::Status LsiReferee::ReadStatus() const {
+  static_assert(kRegisters[kIstat1].offset == kRegisters[kIstat0].offset + 1);
+  return Read<Status>(kIstat0);
+}
 
 void LsiReferee::Begin(bool ready) {
   scsi_.Begin(ready);
@@ -125,7 +127,7 @@ void LsiReferee::OnEvent() {
 }
 
 void LsiReferee::CloseGate() {
-  gate_ = Gate{.dsp = Read<uint32_t>(kDsp), .pending = (Read<uint8_t>(kIstat0) & kIstat0Dip) != 0};
+  gate_ = Gate{.dsp = Read<uint32_t>(kDsp), .pending = (ReadStatus().istat0 & kIstat0Dip) != 0};
 }
 
 void LsiReferee::OnRead(Region region, uint64_t offset, ConstBytes out) {
@@ -138,16 +140,17 @@ void LsiReferee::OnRead(Region region, uint64_t offset, ConstBytes out) {
   if (gate_) CloseGate();  // What was stacked is pending now.
 }
 
-void LsiReferee::BeginWrite(Region region) {
+void LsiReferee::BeginWrite(Region region, uint64_t offset, ConstBytes in) {
   last_.reset();
-  if (region != Region{kIoBar} && region != Region{kMemoryBar}) return;
-  old_istat_ = Read<uint8_t>(kIstat0);
-  old_scntl1_ = Read<uint8_t>(kScntl1);
+  if (ByteOf(region, offset, in, kIstat0)) old_istat_ = ReadStatus().istat0;
+  if (ByteOf(region, offset, in, kScntl1)) old_scntl1_ = Read<uint8_t>(kScntl1);
 }
 
 void LsiReferee::EndWrite(Region region, uint64_t offset, ConstBytes in) {
   if (gate_) CloseGate();
-  if (region == Region::kConfig || region == Region{kRamBar} || asleep()) return;
+  if (region == Region::kConfig || region == Region{kRamBar}) return;
+  const Status status = ReadStatus();
+  if (status.asleep()) return;
   const auto istat = ByteOf(region, offset, in, kIstat0);
   const auto scntl1 = ByteOf(region, offset, in, kScntl1);
   // A long write does more than one thing.
@@ -169,7 +172,7 @@ void LsiReferee::EndWrite(Region region, uint64_t offset, ConstBytes in) {
     alone_ = !scsi_.AnyInFlight();
   }
   // A script may read what is owed.
-  if ((Read<uint8_t>(kIstat1) & kIstat1Srun) != 0) owed_dstat_ = owed_sist1_ = 0;
+  if ((status.istat1 & kIstat1Srun) != 0) owed_dstat_ = owed_sist1_ = 0;
 }
 
 void LsiReferee::BeginDma(const char*, uint64_t iova) {
@@ -432,9 +435,9 @@ void LsiReferee::LoseBus() {
 
 // A selection that nobody answers times out, at the latest when SCRIPTS halt (section 4.2, SIST1);
 // that is stacked behind what halted them.
-void LsiReferee::NoteHalt(const Program& now) {
+void LsiReferee::NoteHalt(const Program& now, Status status) {
   if (!last_ || !IsInt(last_->first) || now.dbc != last_->first) return;
-  if ((Read<uint8_t>(kIstat1) & kIstat1Srun) != 0) return;
+  if ((status.istat1 & kIstat1Srun) != 0) return;
   if (now.dsps != last_->second) {
     Violation("lsi-script", "DSPS is {:#x} after INT {:#x}", now.dsps, last_->second);
   }
@@ -443,17 +446,19 @@ void LsiReferee::NoteHalt(const Program& now) {
 
 void LsiReferee::OnIdle() {
   idle_ = true;
-  if (asleep()) return Lose();
-  const Program now = ReadProgram();
-  const auto istat = Read<uint8_t>(kIstat0);
-  NoteHalt(now);
-  CheckOwed(istat);
-  CheckPin(istat);
-  CheckGate(now);
+  const Status status = ReadStatus();
+  if (status.asleep()) return Lose();
+  if (last_ || gate_) {
+    const Program now = ReadProgram();
+    NoteHalt(now, status);
+    CheckGate(now, status);
+  }
+  CheckOwed(status.istat0);
+  CheckPin(status);
   if (was_reset_ && device_.NextDeadline()) {
     Violation("lsi-gate", "a timer runs on through a reset");
   }
-  if ((istat & kIstat0Con) != 0) return;
+  if ((status.istat0 & kIstat0Con) != 0) return;
   if (link_ != Link::kFree) LoseBus();
   link_ = Link::kFree;
   csbc_ = Read<uint32_t>(kCsbc);
@@ -468,10 +473,13 @@ void LsiReferee::CheckOwed(uint8_t istat) const {
 }
 
 // Section 2.2.16: what is enabled and pending has the pin up.
-void LsiReferee::CheckPin(uint8_t istat) const {
+void LsiReferee::CheckPin(Status status) const {
   constexpr uint8_t kAllDma = 0x7d;
   constexpr uint8_t kFatalScsi0 = 0x8f;
   constexpr uint8_t kFatalScsi1 = kSist1Sto;  // SBMC comes where somebody changes the bus.
+  const uint8_t istat = status.istat0;
+  const bool anything = (istat & (kIstat0Dip | kIstat0Sip | kIstat0Intf)) != 0;
+  if (anything == host_.intx()) return;
   if (!host_.intx_mode() || (Read<uint8_t>(kDcntl) & kDcntlIrqd) != 0) return;
   const bool dma = (Read<uint8_t>(kDien) & kAllDma) == kAllDma && (istat & kIstat0Dip) != 0;
   const auto sien0 = Read<uint8_t>(kSien0);
@@ -479,18 +487,17 @@ void LsiReferee::CheckPin(uint8_t istat) const {
   const bool fatal = (sien0 & kFatalScsi0) == kFatalScsi0 && (sien1 & kFatalScsi1) != 0;
   const bool due = dma || (fatal && (istat & kIstat0Sip) != 0) || (istat & kIstat0Intf) != 0;
   // SYNC_IRQD keeps new causes off the pin, and lets it be.
-  if (due && !host_.intx() && (Read<uint8_t>(kIstat1) & kIstat1Si) == 0) {
+  if (due && !host_.intx() && (status.istat1 & kIstat1Si) == 0) {
     Violation("lsi-interrupt", "INTx is down with ISTAT0 {:#x}", istat);
   }
-  const bool anything = (istat & (kIstat0Dip | kIstat0Sip | kIstat0Intf)) != 0;
   if (!anything && host_.intx() && sien0 == 0xff && sien1 == 0x17) {
     Violation("lsi-interrupt", "INTx is up with nothing pending");
   }
 }
 
-void LsiReferee::CheckGate(const Program& now) {
+void LsiReferee::CheckGate(const Program& now, Status status) {
   if (!gate_ || host_.bus_master()) return;
-  const bool pending = (Read<uint8_t>(kIstat0) & kIstat0Dip) != 0;
+  const bool pending = (status.istat0 & kIstat0Dip) != 0;
   if (now.dsp == gate_->dsp && (gate_->pending || !pending)) return;
   Violation("lsi-gate", "SCRIPTS run with bus mastering off: DSP {:#x} becomes {:#x}{}", gate_->dsp,
             now.dsp, pending ? ", and an interrupt is pending" : "");

@@ -35,7 +35,7 @@ class LsiReferee final : public Referee {
 
   void OnEvent() override;
   void OnRead(Region region, uint64_t offset, ConstBytes out) override;
-  void BeginWrite(Region region) override;
+  void BeginWrite(Region region, uint64_t offset, ConstBytes in) override;
   void EndWrite(Region region, uint64_t offset, ConstBytes in) override;
   void BeginDma(const char* what, uint64_t iova) override;
   void OnDmaRead(uint64_t iova, ConstBytes out) override;
@@ -76,10 +76,18 @@ class LsiReferee final : public Referee {
     kShortCommand  // Not all of it.
   };
 
+  // Registers that lie side by side are read at once, for every event comes here.
+  struct Status {
+    uint8_t istat0 = 0;
+    uint8_t istat1 = 0;
+    // In D3 no register is to be seen; bits of ISTAT1 are fixed.
+    bool asleep() const { return istat1 == 0xff; }
+  };
+
   template <typename T>
   T Read(lsi53c895a::Reg reg) const;
   Program ReadProgram() const;
-  bool asleep() const;
+  Status ReadStatus() const;
 
   // SCRIPTS.
   void OnFetch(const Program& now, ConstBytes words);
@@ -87,7 +95,7 @@ class LsiReferee final : public Referee {
   void CheckTarget(const Instruction& move, uint64_t iova) const;
   bool HasThird(uint32_t first) const;
   void OnTableEntry(ConstBytes entry);
-  void NoteHalt(const Program& now);
+  void NoteHalt(const Program& now, Status status);
 
   // The SCSI bus.
   void OnBus(const Program& now, uint64_t iova, ConstBytes bytes, bool out);
@@ -103,8 +111,8 @@ class LsiReferee final : public Referee {
 
   // Interrupts and gates.
   void CheckOwed(uint8_t istat) const;
-  void CheckPin(uint8_t istat) const;
-  void CheckGate(const Program& now);
+  void CheckPin(Status status) const;
+  void CheckGate(const Program& now, Status status);
   void CloseGate();
 
   Host& host_;

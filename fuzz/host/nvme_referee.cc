@@ -92,7 +92,7 @@ NvmeReferee::Registers NvmeReferee::ReadRegisters() const {
 }
 
 // Masks or modes of vectors change: what was held back may come now.
-void NvmeReferee::BeginWrite(Region region) {
+void NvmeReferee::BeginWrite(Region region, uint64_t, ConstBytes) {
   if (region != Region::kConfig && region != Region{nvme::kMsixBar}) return;
   for (uint32_t& signals : book_.signals) signals = std::min<uint32_t>(signals + 1, 1000);
 }

@@ -43,7 +43,7 @@ class NvmeReferee final : public Referee {
 
   void OnEvent() override;
   void OnRead(Region, uint64_t, ConstBytes) override {}
-  void BeginWrite(Region region) override;
+  void BeginWrite(Region region, uint64_t offset, ConstBytes in) override;
   void EndWrite(Region region, uint64_t offset, ConstBytes in) override;
   void BeginDma(const char* what, uint64_t iova) override;
   void OnDmaRead(uint64_t iova, ConstBytes out) override;

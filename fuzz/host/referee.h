@@ -28,7 +28,7 @@ class Referee {
   // The driver has read.
   virtual void OnRead(Region region, uint64_t offset, ConstBytes out) = 0;
   // The driver writes; and then the device has taken it.
-  virtual void BeginWrite(Region region) = 0;
+  virtual void BeginWrite(Region region, uint64_t offset, ConstBytes in) = 0;
   virtual void EndWrite(Region region, uint64_t offset, ConstBytes in) = 0;
   // DMA begins; it may wait before it is done.
   virtual void BeginDma(const char* what, uint64_t iova) = 0;

@@ -210,7 +210,7 @@ void DeviceTarget::Access(const Event& event) {
 }
 
 void DeviceTarget::Write(Region region, uint64_t offset, ConstBytes in) {
-  referee_->BeginWrite(region);
+  referee_->BeginWrite(region, offset, in);
   device_->WriteRegion(region, offset, in);
   referee_->EndWrite(region, offset, in);
 }
