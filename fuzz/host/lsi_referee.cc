@@ -233,6 +233,16 @@ bool LsiReferee::HasThird(uint32_t first) const {
   return IsMemoryMove(first) || (first >> 28 == 8 && (first & kTransfer64) != 0);
 }
 
+// What ends a block move early, and does not halt the script: another phase, or a move into the
+// chip's own registers, which may start another script even where this one would have gone on.
+bool LsiReferee::MayEndEarly(const Program& move) const {
+  if (move.dsp == Read<uint32_t>(kPmjad1) || move.dsp == Read<uint32_t>(kPmjad2)) return true;
+  const uint64_t base = host_.BarAddress(kMemoryBar);
+  const uint64_t size = device_.info().region(Region{kMemoryBar}).size;
+  const uint64_t left = move.dbc & kCount;
+  return base != 0 && move.dnad < base + size && base < move.dnad + left;
+}
+
 // The instruction before the one that is fetched now, unless others came between them: DBC has
 // the first dword of what was executed last, but for a count.
 void LsiReferee::CheckPassed(const Instruction& passed, const Program& now) const {
@@ -245,7 +255,7 @@ void LsiReferee::CheckPassed(const Instruction& passed, const Program& now) cons
   }
   const bool moved = IsBlockMove(passed.first) && passed.first != 0 && next == passed.next();
   const bool stopped = moved && (now.dbc & kCount) != 0;
-  if (stopped && next != Read<uint32_t>(kPmjad1) && next != Read<uint32_t>(kPmjad2)) {
+  if (stopped && !MayEndEarly(now)) {
     Violation("lsi-script", "block move {:#010x} is passed with {} bytes left", passed.first,
               now.dbc & kCount);
   }

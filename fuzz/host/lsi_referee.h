@@ -94,6 +94,7 @@ class LsiReferee final : public Referee {
   void CheckPassed(const Instruction& passed, const Program& now) const;
   void CheckTarget(const Instruction& move, uint64_t iova) const;
   bool HasThird(uint32_t first) const;
+  bool MayEndEarly(const Program& move) const;
   void OnTableEntry(ConstBytes entry);
   void NoteHalt(const Program& now, Status status);
 
