@@ -21,6 +21,7 @@ Disk::Disk(Loop& loop, std::string name, bool read_only)
 }
 
 block::BlockLimits Disk::limits() const {
+  if (read_only_) return {};
   return {.discard_granularity = 512, .discard_zeroes = true, .fast_zeroes = true};
 }
 

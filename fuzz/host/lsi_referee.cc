@@ -118,6 +118,7 @@ void LsiReferee::Lose() {
 }
 
 void LsiReferee::OnEvent() {
+  scsi_.JudgeTaskSets();
   last_.reset();
   was_reset_ = false;
   gate_.reset();

@@ -1,11 +1,13 @@
 #include "fuzz/host/scsi_referee.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "devices/scsi/big_endian.h"
+#include "devices/scsi/bus.h"
 #include "fuzz/host/oracle.h"
 
 namespace farside::fuzz {
@@ -16,6 +18,7 @@ using scsi::LoadBe;
 using scsi::Opcode;
 
 constexpr uint8_t kGood = 0x00;  // SAM-3 section 5.3.
+constexpr uint8_t kCheckCondition = 0x02;
 
 std::string_view Name(Opcode opcode) {
   const scsi::OpcodeDef* const def = scsi::FindOpcode(static_cast<uint8_t>(opcode));
@@ -64,6 +67,18 @@ Blocks BlocksOf(ConstBytes cdb) {
     default:
       return {LoadBe<uint64_t>(cdb.subspan(2)), LoadBe<uint32_t>(cdb.subspan(10))};
   }
+}
+
+bool IsBare(ConstBytes bytes) {
+  return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{}; });
+}
+
+// Nothing but the blocks is asked for: no flags, no group, no CONTROL.
+bool IsPlainTransfer(ConstBytes cdb) {
+  const size_t size = cdb.size();
+  if (size == 6) return (Byte(cdb, 1) & 0xe0) == 0 && Byte(cdb, 5) == 0;
+  const bool no_group = size == 10 ? Byte(cdb, 6) == 0 : Byte(cdb, size - 2) == 0;
+  return Byte(cdb, 1) == 0 && no_group && Byte(cdb, size - 1) == 0;
 }
 
 // How much a reply says that it has, by its own header; nothing where that has not come.
@@ -170,6 +185,31 @@ void JudgeModeSelect(const ScsiExchange& exchange, const ScsiUnit& unit) {
   }
 }
 
+// Whether that is what is wrong with a list of MODE SELECT, and all that is: its block descriptor
+// lacks bytes, or its first page has but a code and a length, which are those of a page of every
+// disk's (SBC-3 section 6.4).
+bool IsCut(const ScsiExchange& exchange, const ScsiUnit& unit) {
+  const ConstBytes list = exchange.out;
+  const bool ten = exchange.opcode() == Opcode::kModeSelect10;
+  const size_t header = ten ? 8 : 4;
+  const bool plain = (Byte(exchange.cdb, 1) & 0x1) == 0;  // SP
+  if (!plain || list.size() < header || (ten && (Byte(list, 4) & 1) != 0)) return false;
+  const size_t descriptors = ten ? LoadBe<uint16_t>(list.subspan(6)) : Byte(list, 3);
+  if (descriptors != 0 && descriptors != 8) return false;
+  if (list.size() < header + descriptors) return true;
+  if (descriptors != 0) {
+    const ConstBytes descriptor = list.subspan(header, descriptors);
+    const bool as_it_is = LoadBe<uint32_t>(descriptor) == 0 &&
+                          scsi::LoadBe24(descriptor.subspan(5)) == unit.block_size;
+    if (!as_it_is) return false;
+  }
+  const ConstBytes pages = list.subspan(header + descriptors);
+  constexpr std::array<std::array<uint8_t, 2>, 2> kOfAll = {{{0x08, 0x12}, {0x0a, 0x0a}}};
+  return pages.size() == 2 && std::ranges::any_of(kOfAll, [&](const auto& page) {
+           return Byte(pages, 0) == page[0] && Byte(pages, 1) == page[1];
+         });
+}
+
 void JudgeCapacity(const ScsiExchange& exchange, const ScsiUnit& unit) {
   const bool is_long = exchange.opcode() == Opcode::kServiceActionIn16;
   const ConstBytes in = exchange.in;
@@ -207,16 +247,79 @@ bool ScsiReferee::AnyInFlight() const {
 
 void ScsiReferee::Judge(const ScsiExchange& exchange, uint8_t status) {
   const bool good = status == kGood;
-  JudgeAttention(exchange, good);
-  if (good) JudgeGood(exchange);
+  const bool after_reset = JudgeAttention(exchange, good);
+  auto& failure = failures_[exchange.target];
+  if (failure && good && exchange.alone && exchange.opcode() == Opcode::kRequestSense) {
+    JudgeReason(*failure, exchange.in);
+  }
+  failure.reset();
+  if (good) return JudgeGood(exchange);
+  if (status != kCheckCondition || !exchange.alone) return;
+  if (after_reset) {
+    failure = Failure{.opcode = exchange.opcode(), .after_reset = true};
+  } else if (!units_[exchange.target].is_cd) {
+    failure = FailureOf(exchange, units_[exchange.target]);
+  }
+}
+
+void ScsiReferee::JudgeTaskSets() const {
+  for (const ScsiUnit& unit : units_) {
+    if (unit.disk == nullptr || unit.disk->in_flight() <= scsi::kMaxTasks) continue;
+    Violation("scsi-status", "{} commands are at work in a task set of {}", unit.disk->in_flight(),
+              scsi::kMaxTasks);
+  }
 }
 
 // SAM-3 section 5.9.6: a reset is the first that a command hears of.
-void ScsiReferee::JudgeAttention(const ScsiExchange& exchange, bool good) {
-  if (LeavesAttention(exchange.opcode())) return;
+bool ScsiReferee::JudgeAttention(const ScsiExchange& exchange, bool good) {
+  if (LeavesAttention(exchange.opcode())) return false;
   const bool due = std::exchange(attention_due_[exchange.target], false);
-  if (!due || !good || exchange.opcode() == Opcode::kRequestSense) return;
-  Violation("scsi-status", "{} after a reset is not told of it", Name(exchange.opcode()));
+  if (!due || exchange.opcode() == Opcode::kRequestSense) return false;
+  if (good) Violation("scsi-status", "{} after a reset is not told of it", Name(exchange.opcode()));
+  return true;
+}
+
+// Of a disk: what is known of the request without knowing the unit's modes.
+std::optional<ScsiReferee::Failure> ScsiReferee::FailureOf(const ScsiExchange& exchange,
+                                                           const ScsiUnit& unit) {
+  Failure failure{.opcode = exchange.opcode()};
+  switch (failure.opcode) {
+    case Opcode::kModeSelect6:
+    case Opcode::kModeSelect10:
+      if (!IsCut(exchange, unit)) return std::nullopt;
+      failure.reason = scsi::asc::kParameterListLength;
+      return failure;
+    case Opcode::kTestUnitReady:
+    case Opcode::kReadCapacity10:
+      failure.lawful = IsBare(ConstBytes(exchange.cdb).subspan(1));
+      return failure;
+    default:
+      if ((!IsRead(failure.opcode) && !IsWrite(failure.opcode)) || !IsPlainTransfer(exchange.cdb)) {
+        return std::nullopt;
+      }
+  }
+  const Blocks blocks = BlocksOf(exchange.cdb);
+  if (blocks.count == 0) return std::nullopt;
+  failure.lawful = InRange(blocks.first, blocks.count, Disk::kSize / unit.block_size);
+  if (!failure.lawful) failure.reason = scsi::asc::kLbaOutOfRange;
+  return failure;
+}
+
+// SPC-4 section 4.5: fixed and descriptor format.
+void ScsiReferee::JudgeReason(const Failure& failure, ConstBytes sense) {
+  const bool descriptor = !sense.empty() && (Byte(sense, 0) & 2) != 0;
+  if (sense.size() < (descriptor ? 4u : 14u)) return;
+  const auto key = scsi::SenseKey{static_cast<uint8_t>(Byte(sense, descriptor ? 1 : 2) & 0xf)};
+  const auto code = LoadBe<uint16_t>(sense.subspan(descriptor ? 2 : 12));
+  if (failure.after_reset && key != scsi::SenseKey::kUnitAttention) {
+    Violation("scsi-status", "{} after a reset is told {:#06x}, not of it", Name(failure.opcode),
+              code);
+  }
+  if (key != scsi::SenseKey::kIllegalRequest) return;
+  if (failure.lawful || code != failure.reason.value_or(code)) {
+    Violation("scsi-status", "{} fails with {:#06x}, for which there is no reason",
+              Name(failure.opcode), code);
+  }
 }
 
 void ScsiReferee::JudgeGood(const ScsiExchange& exchange) {
@@ -271,7 +374,8 @@ void ScsiReferee::JudgeTransfer(const ScsiExchange& exchange, const ScsiUnit& un
     Violation("scsi-data", "{} of {} blocks carries {} bytes", Name(opcode), blocks.count,
               crossed.size());
   }
-  if (!exchange.alone || std::ranges::equal(crossed, medium)) return;
+  if (!exchange.alone || crossed.empty()) return;
+  if (std::memcmp(crossed.data(), medium.data(), crossed.size()) == 0) return;
   Violation("scsi-data", "after {} of {} blocks at {:#x} the disk holds other bytes", Name(opcode),
             blocks.count, blocks.first);
 }
