@@ -10,6 +10,7 @@
 #include "fuzz/host/disk.h"
 #include "fuzz/host/host.h"
 #include "fuzz/mutator/grammar.h"
+#include "fuzz/mutator/scsi_commands.h"
 #include "harness/diff/lsi_workload.h"
 
 namespace farside::fuzz {
@@ -27,6 +28,10 @@ constexpr uint64_t kMessages = Host::kBase + 0x1000;
 constexpr uint64_t kTables = Host::kBase + 0x2000;
 constexpr uint64_t kData = Host::kBase + 0x4000;
 
+// Of the disks, and of the CD.
+constexpr uint32_t kBlockSize = 512;
+constexpr uint32_t kCdBlockSize = 2048;
+
 // Where the prologue leaves a script in SCRIPTS RAM.
 constexpr uint64_t kDispatcherInRam = 0x400;
 // Of it, behind selection and message: it asks for the phase.
@@ -34,7 +39,7 @@ constexpr uint64_t kDispatch = kRamOnBus + kDispatcherInRam + 2 * 8;
 
 using Words = std::vector<uint32_t>;
 
-uint32_t At(uint64_t iova) { return static_cast<uint32_t>(iova); }
+constexpr uint32_t At(uint64_t iova) { return static_cast<uint32_t>(iova); }
 
 Event WriteRegister(Reg reg, uint64_t value) {
   return WriteOf(kIoBar, OffsetOf(reg), kRegisters[reg].width, value);
@@ -202,6 +207,13 @@ class Lsi final : public DeviceGrammar {
     AddTakingOfInterrupts(out);
   }
 
+  void AddPiece(Making& making, std::span<const Event> before,
+                std::vector<Event>* out) const override {
+    // The first thing, mostly, for what comes later may leave nothing at work.
+    if (before.empty() && !making.OneIn(3)) return AddTransfer(making, out);
+    DeviceGrammar::AddPiece(making, before, out);
+  }
+
   void MutateData(Making& making, const Event& event, Bytes data) const override {
     // An instruction, or several.
     if (data.size() < 8 || data.size() % 4 != 0 || !making.OneIn(3)) {
@@ -217,7 +229,7 @@ class Lsi final : public DeviceGrammar {
 
  protected:
   void AddWork(Making& making, std::span<const Event>, std::vector<Event>* out) const override {
-    switch (making.Below(12)) {
+    switch (making.Below(14)) {
       case 0:
         return AddTakingOfInterrupts(out);
       case 1:
@@ -227,6 +239,10 @@ class Lsi final : public DeviceGrammar {
         return AddProgram(making, out);
       case 4:
         return AddSpecial(making, out);
+      case 5:
+        return AddTransfer(making, out);
+      case 6:
+        return AddFailure(making, out);
       default:
         return AddCommand(making, out);
     }
@@ -281,6 +297,7 @@ class Lsi final : public DeviceGrammar {
 
   // What seldom comes by chance.
   void AddSpecial(Making& making, std::vector<Event>* out) const {
+    if (making.OneIn(64)) return AddTaskSet(making, out);
     switch (making.Below(10)) {
       case 0:
         return AddMasking(making, out);
@@ -403,11 +420,9 @@ class Lsi final : public DeviceGrammar {
   // More messages than a target has room for replies to.
   static void AddMessages(Making& making, std::vector<Event>* out) {
     constexpr uint64_t kMany = kMessages + 0x200;
-    const auto count = static_cast<uint32_t>(2 + making.Below(200));
-    const Bytes messages = making.store.Add(size_t{count});
-    Fill(messages, 0x0a);
-    messages[0] = std::byte{0x80};
-    out->push_back({.kind = Kind::kMemory, .at = kMany, .data = messages});
+    const std::vector<std::byte> messages = MakeManyMessages(making);
+    const auto count = static_cast<uint32_t>(messages.size());
+    out->push_back({.kind = Kind::kMemory, .at = kMany, .data = making.store.Add(messages)});
     Start(making,
           {0x4100'0000, At(kScript + 0x100), BlockMove(6, count), At(kMany), BlockMove(7, count),
            At(kData), kInt.first, kInt.second},
@@ -415,24 +430,97 @@ class Lsi final : public DeviceGrammar {
     AddBusReset(out);
   }
 
+  // As many commands as there are tags, and one without: the disk does none of them yet.
+  static void AddTaskSet(Making& making, std::vector<Event>* out) {
+    constexpr std::array<uint8_t, 3> kTagged = {0xc0, 0x20, 0};  // IDENTIFY, SIMPLE, the tag.
+    constexpr uint32_t kTag = At(kMessages) + 2;
+    const ScsiCommand read = MakeTransfer(making, 0x28, kBlockSize);
+    Script s(At(kRamOnBus));
+    const auto add_one = [&](uint32_t message_size) {
+      s.Select(0, At(kScript + 0x100))
+          .Move(Script::kMessageOut, message_size, At(kMessages))
+          .Move(Script::kCommand, read.size, At(kMessages + kCdbAt))
+          .Clear(Script::kAck)  // The target goes away at once, and not after a while.
+          .Move(Script::kMessageIn, 2, At(kMessages + 128))
+          .Modify(OffsetOf(kScntl2), Script::kAnd, 0x7f)
+          .Clear(Script::kAck);
+    };
+    add_one(sizeof kTagged);
+    s.Modify(OffsetOf(kScratchA), Script::kAdd, 1)
+        .Store(OffsetOf(kScratchA), 1, kTag)
+        .RegisterToSfbr(OffsetOf(kScratchA), Script::kOr, 0)
+        .Jump(At(kRamOnBus), Script::Data(0));
+    add_one(1);
+    s.Int(7);
+    out->push_back({.kind = Kind::kDisk, .what = static_cast<uint8_t>(DiskAction::kHold)});
+    out->push_back(
+        {.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(AsBytes(kTagged))});
+    AddCdb(making, read, out);
+    out->push_back(WriteRegister(kScratchA, 0));
+    Start(making, Words(s.words().begin(), s.words().end()), Place::kRam, out);
+    out->push_back({.kind = Kind::kDisk, .what = static_cast<uint8_t>(DiskAction::kResume)});
+    AddTakingOfInterrupts(out);
+  }
+
   // A CD drive whose tray opens, and a command that may need a disc.
   static void AddTray(Making& making, std::vector<Event>* out) {
     constexpr uint32_t kDrive = 1;
-    constexpr std::byte kIdentify{0x80};
-    Command eject;
+    ScsiCommand eject;
     eject.cdb[0] = static_cast<uint8_t>(scsi::Opcode::kStartStopUnit);
     eject.cdb[4] = 2;  // LOEJ.
-    Command read;
+    ScsiCommand read;
     read.cdb[0] =
         static_cast<uint8_t>(making.Pick({scsi::Opcode::kRead10, scsi::Opcode::kReadCapacity10}));
     read.cdb[8] = 1;
     read.size = 10;
-    for (const Command& command : {eject, read}) {
-      out->push_back(
-          {.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(AsBytes(kIdentify))});
-      AddCdb(making, command, out);
-      AddDispatched(making, command, kDrive, 1, out);
+    for (const ScsiCommand& command : {eject, read}) {
+      AddPlain(making, command, kDrive, out);
       AddTakingOfInterrupts(out);
+    }
+  }
+
+  // A read or write that nothing is wrong with.
+  static void AddTransfer(Making& making, std::vector<Event>* out) {
+    const uint32_t target = making.Pick({0u, 0u, 0u, 1u, 3u});
+    const bool is_cd = target == 1;
+    const auto opcode = making.OneIn(2) ? making.Pick<uint8_t>({0x28, 0xa8})
+                        : is_cd         ? uint8_t{0x28}
+                        : target == 3   ? making.Pick<uint8_t>({0x08, 0x88})
+                                      : making.Pick<uint8_t>({0x08, 0x88, 0x0a, 0x2a, 0x8a, 0xaa});
+    AddPlain(making, MakeTransfer(making, opcode, is_cd ? kCdBlockSize : kBlockSize), target, out);
+  }
+
+  // A command that may fail, and its sense data.
+  static void AddFailure(Making& making, std::vector<Event>* out) {
+    using scsi::Opcode;
+    const uint32_t target = making.Pick({0u, 0u, 1u, 3u});
+    const ScsiCommand command =
+        making.OneIn(2) ? MakeScsiCommand(making)
+                        : MakeScsiCommand(making, making.Pick({Opcode::kModeSelect6, Opcode::kUnmap,
+                                                               Opcode::kModeSelect10}));
+    AddPlain(making, command, target, out);
+    AddPlain(making, MakeScsiCommand(making, Opcode::kRequestSense), target, out);
+  }
+
+  // Without a tag.
+  static void AddPlain(Making& making, const ScsiCommand& command, uint32_t target,
+                       std::vector<Event>* out) {
+    constexpr std::byte kIdentify{0x80};
+    out->push_back(
+        {.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(AsBytes(kIdentify))});
+    AddCdb(making, command, out);
+    AddData(making, command, out);
+    AddDispatched(making, command, target, 1, out);
+  }
+
+  // What a command takes from memory.
+  static void AddData(Making& making, const ScsiCommand& command, std::vector<Event>* out) {
+    if (!command.list.empty()) {
+      out->push_back({.kind = Kind::kMemory, .at = kData, .data = making.store.Add(command.list)});
+    } else if (command.out && making.OneIn(2)) {
+      out->push_back({.kind = Kind::kMemory,
+                      .at = kData,
+                      .data = making.RandomBytes(std::min(command.data, 64u))});
     }
   }
 
@@ -442,156 +530,7 @@ class Lsi final : public DeviceGrammar {
     AddTakingOfInterrupts(out);
   }
 
-  struct Command {
-    std::array<uint8_t, 16> cdb{};
-    uint32_t size = 6;
-    bool out = false;  // Data goes to the target.
-    uint32_t data = 0;
-    std::vector<std::byte> list = {};  // What goes to the target, if it is a parameter list.
-  };
-
-  // A command that means something only with a parameter list, or with a certain field.
-  static void Shape(Making& making, Command& command) {
-    auto& cdb = command.cdb;
-    const auto zero = [&] { std::fill(cdb.begin() + 1, cdb.end(), uint8_t{0}); };
-    switch (scsi::Opcode{cdb[0]}) {
-      case scsi::Opcode::kRequestSense:
-        zero();
-        cdb[1] = static_cast<uint8_t>(making.Below(2));
-        cdb[4] = static_cast<uint8_t>(making.Pick({18u, 20u, 96u, 252u, 255u}));
-        return;
-      case scsi::Opcode::kInquiry:
-        zero();
-        cdb[1] = static_cast<uint8_t>(making.Below(2));
-        cdb[2] = cdb[1] == 0 ? uint8_t{0} : making.Pick<uint8_t>({0x00, 0x80, 0x83, 0xb0, 0xb2});
-        cdb[4] = static_cast<uint8_t>(making.Pick({36u, 96u, 255u}));
-        return;
-      case scsi::Opcode::kModeSense6:
-      case scsi::Opcode::kModeSense10:
-        // All pages, some; current, changeable and default values.
-        zero();
-        cdb[2] = static_cast<uint8_t>(making.Pick({0x3fu, 0x3fu, 0x01u, 0x08u, 0x0au, 0x2au}) |
-                                      making.Below(4) << 6);
-        cdb[scsi::Opcode{cdb[0]} == scsi::Opcode::kModeSense10 ? 8 : 4] =
-            static_cast<uint8_t>(making.Pick({4u, 24u, 252u, 255u}));
-        return;
-      case scsi::Opcode::kReportLuns:
-        zero();
-        cdb[9] = static_cast<uint8_t>(making.Pick({8u, 16u, 24u, 255u}));
-        return;
-      case scsi::Opcode::kStartStopUnit:
-        zero();
-        cdb[4] = static_cast<uint8_t>(making.Below(4));  // START, LOEJ.
-        return;
-      case scsi::Opcode::kReadCapacity10:
-        return zero();
-      case scsi::Opcode::kServiceActionIn16:
-        zero();
-        cdb[1] = 0x10;  // READ CAPACITY(16).
-        cdb[13] = 32;
-        return;
-      case scsi::Opcode::kUnmap:
-        zero();
-        cdb[8] = static_cast<uint8_t>(making.Pick({8u, 24u, 40u}));
-        command.list = UnmapList(making, cdb[8]);
-        break;
-      case scsi::Opcode::kModeSelect6:
-      case scsi::Opcode::kModeSelect10: {
-        const bool ten = scsi::Opcode{cdb[0]} == scsi::Opcode::kModeSelect10;
-        command.list = ModeList(making, ten);
-        zero();
-        cdb[1] = 0x10;  // PF.
-        cdb[ten ? 8 : 4] = static_cast<uint8_t>(command.list.size());
-        break;
-      }
-      default:
-        return;
-    }
-    command.out = true;
-    command.data = static_cast<uint32_t>(command.list.size());
-  }
-
-  // A header, a block descriptor, a page; cut now and then.
-  static std::vector<std::byte> ModeList(Making& making, bool ten) {
-    std::vector<std::byte> list(ten ? 8 : 4);
-    const auto add = [&](std::initializer_list<uint8_t> bytes) {
-      for (const uint8_t byte : bytes) list.push_back(std::byte{byte});
-    };
-    if (making.OneIn(2)) {
-      list[ten ? 7 : 3] = std::byte{8};
-      add({0, 0, 0, 0, 0, 0, making.Pick<uint8_t>({2, 2, 4, 8}), 0});  // Bytes of a block.
-    }
-    if (making.OneIn(2)) {
-      const auto wce = static_cast<uint8_t>(making.Below(2) << 2);
-      add({0x08, 18, wce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});  // Caching.
-    }
-    if (making.OneIn(2)) {
-      const auto descriptors = static_cast<uint8_t>(making.Below(2) << 2);  // D_SENSE.
-      add({0x0a, 10, descriptors, 0x10, 0, 0, 0, 0, 0, 0, 0, 0});
-    }
-    if (making.OneIn(3)) list.resize(1 + making.Below(list.size()));
-    return list;
-  }
-
-  // Descriptors of a few blocks, and lengths that may promise more than there is.
-  static std::vector<std::byte> UnmapList(Making& making, size_t size) {
-    std::vector<std::byte> list(size);
-    list[3] = static_cast<std::byte>(making.OneIn(3) ? 0xf0 : size - 8);
-    for (size_t at = 8; at + 16 <= size; at += 16) {
-      list[at + 7] = static_cast<std::byte>(making.Below(128));
-      list[at + 11] = static_cast<std::byte>(1 + making.Below(4));
-    }
-    return list;
-  }
-
-  static Command MakeCdb(Making& making) {
-    constexpr uint8_t kOpcodes[] = {0x00, 0x03, 0x04, 0x08, 0x0a, 0x12, 0x12, 0x15, 0x16, 0x17,
-                                    0x1a, 0x1b, 0x1d, 0x1e, 0x23, 0x25, 0x28, 0x28, 0x2a, 0x2a,
-                                    0x2b, 0x2e, 0x2f, 0x34, 0x35, 0x3b, 0x3c, 0x41, 0x42, 0x43,
-                                    0x44, 0x46, 0x4a, 0x51, 0x55, 0x5a, 0x5e, 0x88, 0x8a, 0x8f,
-                                    0x91, 0x93, 0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xad, 0xbe};
-    Command command;
-    // Those that say most about themselves.
-    constexpr uint8_t kShaped[] = {0x03, 0x12, 0x15, 0x1a, 0x1b, 0x25,
-                                   0x42, 0x55, 0x5a, 0x9e, 0xa0};
-    constexpr uint8_t kReadsAndWrites[] = {0x08, 0x0a, 0x28, 0x2a, 0x88, 0x8a, 0xa8, 0xaa, 0x2e};
-    command.cdb[0] = making.OneIn(2) ? kOpcodes[making.Below(std::size(kOpcodes))]
-                                     : kReadsAndWrites[making.Below(std::size(kReadsAndWrites))];
-    if (making.OneIn(4)) command.cdb[0] = kShaped[making.Below(std::size(kShaped))];
-    if (making.OneIn(16)) command.cdb[0] = static_cast<uint8_t>(making.Below(256));
-    constexpr uint32_t kSizes[] = {6, 10, 10, 10, 16, 12, 12, 6};
-    command.size = kSizes[command.cdb[0] >> 5];
-    for (uint32_t i = 1; i < 16; ++i) {
-      command.cdb[i] =
-          static_cast<uint8_t>(making.OneIn(3) ? making.random.Next() >> making.Below(64) : 0);
-    }
-    command.cdb[1] &= 0x1f;
-    const bool reads = (command.cdb[0] & 0x1f) == 0x08;
-    const bool writes = (command.cdb[0] & 0x1f) == 0x0a || command.cdb[0] == 0x2e;
-    if ((reads || writes) && !making.OneIn(4)) {
-      // Lawful blocks, mostly.
-      const uint32_t blocks = static_cast<uint32_t>(1 + making.Below(8));
-      std::fill(command.cdb.begin() + 1, command.cdb.end(), uint8_t{0});
-      command.cdb[command.size == 6    ? 3
-                  : command.size == 16 ? 9
-                                       : 5] = static_cast<uint8_t>(making.Below(Disk::kSize / 512));
-      command.cdb[command.size == 6    ? 4
-                  : command.size == 16 ? 13
-                  : command.size == 12 ? 9
-                                       : 8] = static_cast<uint8_t>(blocks);
-      command.data = blocks * 512;
-    } else {
-      command.data = making.Pick({0u, 4u, 8u, 18u, 24u, 36u, 96u, 255u, 512u, 4096u});
-    }
-    const bool selects = command.cdb[0] == 0x15 || command.cdb[0] == 0x55 ||
-                         command.cdb[0] == 0x1d || command.cdb[0] == 0x3b;
-    command.out = writes || selects || making.OneIn(16);
-    if (!making.OneIn(4)) Shape(making, command);
-    if (making.OneIn(12)) command.size = static_cast<uint32_t>(1 + making.Below(16));
-    return command;
-  }
-
-  static void AddCdb(Making& making, const Command& command, std::vector<Event>* out) {
+  static void AddCdb(Making& making, const ScsiCommand& command, std::vector<Event>* out) {
     out->push_back(
         {.kind = Kind::kMemory,
          .at = kMessages + kCdbAt,
@@ -599,7 +538,7 @@ class Lsi final : public DeviceGrammar {
   }
 
   // Runs the command by the prologue's script, in whatever phases it takes.
-  static void AddDispatched(Making& making, const Command& command, uint32_t target,
+  static void AddDispatched(Making& making, const ScsiCommand& command, uint32_t target,
                             size_t message_size, std::vector<Event>* out) {
     const uint32_t data = making.OneIn(10) ? Address(making) : At(kData);
     const uint32_t count = making.OneIn(6) ? Count(making) : std::max(command.data, 4096u);
@@ -619,51 +558,18 @@ class Lsi final : public DeviceGrammar {
     if (making.OneIn(2)) AddTakingOfInterrupts(out);
   }
 
-  // IDENTIFY, and maybe a queue tag, an abort, negotiations.
-  static std::vector<std::byte> MakeMessage(Making& making) {
-    std::vector<std::byte> message;
-    const auto add = [&](int byte) { message.push_back(static_cast<std::byte>(byte)); };
-    add(making.Pick({0x80, 0x80, 0xc0, 0xc0, 0x81}));
-    if (making.OneIn(2)) {
-      add(making.Pick({0x20, 0x20, 0x21, 0x22}));
-      add(static_cast<int>(making.Below(8)));
-    }
-    if (making.OneIn(12)) {
-      add(making.Pick({0x06, 0x0c, 0x0d, 0x0e, 0x17}));
-    } else if (making.OneIn(16)) {  // An extended message, of a length that may be none.
-      const int size = making.Pick({2, 3, 6, 15, 20, 40, 56});
-      add(0x01);
-      add(size);
-      add(making.Pick({0x01, 0x03, 0x04, 0x08}));
-      for (int i = 1; i < size; ++i) add(making.Pick({0x08, 0x08, 0x08, 0x0a, 0x80}));
-    } else if (making.OneIn(6)) {
-      for (uint64_t i = 1 + making.Below(3); i != 0; --i) {
-        add(making.Pick({0x06, 0x0c, 0x0d, 0x0e, 0x08, 0x01, 0x05, 0x23}));
-      }
-    } else if (making.OneIn(60)) {  // As many as there may be replies, and more.
-      for (uint64_t i = 20 + making.Below(40); i != 0; --i) add(0x23);
-    }
-    return message;
-  }
-
   // Selects a target and runs a command through its phases, with a step too many or left out now
   // and then.
   static void AddCommand(Making& making, std::vector<Event>* out) {
-    const Command command = MakeCdb(making);
+    const ScsiCommand command = MakeScsiCommand(making);
     const uint32_t target = making.Pick({0u, 0u, 0u, 0u, 0u, 0u, 1u, 1u, 1u, 2u, 3u});
-    const std::vector<std::byte> message = MakeMessage(making);
+    const std::vector<std::byte> message = MakeScsiMessages(making);
     out->push_back({.kind = Kind::kMemory, .at = kMessages, .data = making.store.Add(message)});
     AddCdb(making, command, out);
-    if (!command.list.empty()) {
-      out->push_back({.kind = Kind::kMemory, .at = kData, .data = making.store.Add(command.list)});
-    } else if (command.out && making.OneIn(2)) {
-      out->push_back({.kind = Kind::kMemory,
-                      .at = kData,
-                      .data = making.RandomBytes(std::min(command.data, 64u))});
-    }
+    AddData(making, command, out);
     if (making.OneIn(12)) {
       out->push_back({.kind = Kind::kDisk,
-                      .what = static_cast<uint8_t>(making.Below(4)),
+                      .what = static_cast<uint8_t>(making.Below(4) + 16 * making.Below(3)),
                       .value = making.Below(140)});
     }
     if (!making.OneIn(3)) return AddDispatched(making, command, target, message.size(), out);
