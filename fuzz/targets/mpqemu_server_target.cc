@@ -66,6 +66,17 @@ bool MpqemuServerTarget::Step() {
          (wire_ != nullptr && proxy_.connected() && !proxy_.closed() && wire_->pending() != 0);
 }
 
+// The process's loop waits meanwhile, for the device's deadline among others.
+void MpqemuServerTarget::LetTimePass(uint64_t ns) {
+  loop_->RunOnce(0);
+  clock_.Set(clock_.now_ns() + ns);
+  loop_->RunOnce(0);
+  const auto deadline = slot_.device().NextDeadline();
+  if (!deadline || *deadline > clock_.now_ns()) return;
+  Violation("deadline", "the device waits for a time that was {} ns ago",
+            clock_.now_ns() - *deadline);
+}
+
 uint32_t MpqemuServerTarget::ReadConfig(uint64_t offset) const {
   uint32_t value = 0;
   const_cast<Slot&>(slot_).device().ReadRegion(Region::kConfig, offset, AsWritableBytes(value));
@@ -132,7 +143,7 @@ void MpqemuServerTarget::Execute(const Event& event) {
       Step();
       return;
     case Kind::kClock:
-      clock_.Set(clock_.now_ns() + event.value % 1'000'000'000);
+      LetTimePass(event.value % 1'000'000'000);
       Step();
       return;
     case Kind::kReconnect:

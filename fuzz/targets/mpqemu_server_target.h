@@ -31,6 +31,7 @@ class MpqemuServerTarget final : public Target, private Pump, private BarPlaces 
 
   void Play(std::span<const Event> events);
   void Execute(const Event& event);
+  void LetTimePass(uint64_t ns);
   void Connect();
   void Disconnect();
 
