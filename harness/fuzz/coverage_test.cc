@@ -53,7 +53,14 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
          {"repro", "..."}}}},
       {"coverage", ToJson(ParseLcov(kLcov, "/x"))},
       {"mutants",
-       {{{"id", "m1"}, {"class", "state"}, {"killed", true}, {"found", "ORACLE reset"}}}}};
+       {{{"id", "m1"},
+         {"class", "state"},
+         {"killed", nullptr},  // Not tried.
+         {"found", true},
+         {"found_by", "ORACLE reset"},
+         {"fuzz_seconds", 0.3}},
+        {{"id", "m2"}, {"killed", true}, {"killed_by", "a test"}, {"found", false}}}},
+      {"without", {"lsi", "state"}}};
   const std::string page = Page(report);
   EXPECT_THAT(page, HasSubstr("absent: DMA in fewer than 50 %"));
   EXPECT_THAT(page, HasSubstr("BAR0 CC (never written)"));
@@ -61,7 +68,10 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
   EXPECT_THAT(page, HasSubstr("1 &lt; 2"));
   EXPECT_THAT(page, HasSubstr("a&lt;b&gt;"));
   EXPECT_THAT(page, HasSubstr("2-3, 7"));
-  EXPECT_THAT(page, HasSubstr("1 of 1 found"));
+  EXPECT_THAT(page, HasSubstr("1 of 2 found by fuzzing"));
+  EXPECT_THAT(page, HasSubstr("The tests kill 1"));
+  EXPECT_THAT(page, HasSubstr("ORACLE reset<td class=n>0.3"));
+  EXPECT_THAT(page, HasSubstr("was given of lsi, state."));
 }
 
 }  // namespace

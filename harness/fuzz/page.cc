@@ -1,6 +1,7 @@
 #include "harness/fuzz/page.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,7 @@ font-variant-numeric:tabular-nums;white-space:nowrap}
 pre{background:#f4f6f8;padding:.7rem;overflow-x:auto;font-size:.82em;line-height:1.35}
 summary{cursor:pointer}.bar{display:inline-block;width:5rem;height:.6rem;background:#f0d7d5;margin-right:.5rem}
 .bar i{display:block;height:100%;background:#3f8f65}
+td details p{margin:.2rem 0;max-width:24rem}
 </style></head><body>
 )";
 
@@ -62,7 +64,7 @@ std::string Bar(double percent) {
                      percent);
 }
 
-std::string Targets(const json& targets) {
+std::string Targets(const json& targets, const json& without) {
   std::string out =
       "<h2>Targets</h2><table><tr><th>target<th class=n>inputs<th class=n>runs a second"
       "<th class=n>with DMA<th class=n>with interrupts<th class=n>with disk commands<th></tr>\n";
@@ -79,23 +81,33 @@ std::string Targets(const json& targets) {
                : fmt::format("<td class=bad>absent: {}", Text(target, "why"));
     out += "</tr>\n";
   }
-  return out +
-         "</table>\n<p class=dim>A target whose sessions reach DMA in fewer than 50 %, interrupts "
-         "or disk commands in fewer than 30 % only pokes at the surface: it counts as "
-         "absent.</p>\n";
+  out +=
+      "</table>\n<p class=dim>A target whose sessions reach DMA in fewer than 50 %, interrupts "
+      "or disk commands in fewer than 30 % only pokes at the surface: it counts as "
+      "absent.</p>\n";
+  // Of what none was given, nothing below says anything either.
+  if (!without.empty()) {
+    out += fmt::format("<p><span class=bad>No corpus</span> was given of {}.</p>\n",
+                       fmt::join(without.get<std::vector<std::string>>(), ", "));
+  }
+  return out;
 }
 
-std::string CoverageRows(const json& rows, bool uncovered) {
+// What is not reached unfolds: beside the figures it would be a column of hundreds of lines.
+std::string CoverageRows(const json& rows) {
   std::string out;
   for (const json& row : rows) {
+    const std::string lines = Text(row, "uncovered");
     out += fmt::format(
-        "<tr><td>{}<td class=n>{}<td class=n>{} of {}<td class=n>{}<td class=n>{} of {}",
-        Text(row, "name"), Bar(Percent(Number(row, "lines_covered"), Number(row, "lines"))),
+        "<tr><td>{}<td class=n>{}<td class=n>{} of {}<td class=n>{}<td class=n>{} of {}</tr>\n",
+        lines.empty() ? Text(row, "name")
+                      : fmt::format("<details><summary>{}</summary><p class=dim>not reached: {}</p>"
+                                    "</details>",
+                                    Text(row, "name"), lines),
+        Bar(Percent(Number(row, "lines_covered"), Number(row, "lines"))),
         Text(row, "lines_covered"), Text(row, "lines"),
         Bar(Percent(Number(row, "branches_covered"), Number(row, "branches"))),
         Text(row, "branches_covered"), Text(row, "branches"));
-    if (uncovered) out += fmt::format("<td class=dim>{}", Text(row, "uncovered"));
-    out += "</tr>\n";
   }
   return out;
 }
@@ -107,7 +119,7 @@ std::string CoverageSection(const json& coverage) {
   }
   constexpr std::string_view kColumns = "<th class=n colspan=2>lines<th class=n colspan=2>branches";
   out += fmt::format("<table><tr><th>folder{}</tr>\n{}</table>\n", kColumns,
-                     CoverageRows(coverage.at("folders"), false));
+                     CoverageRows(coverage.at("folders")));
   std::vector<json> files = coverage.at("files");
   const auto missing = [](const json& file) {
     return Number(file, "lines") - Number(file, "lines_covered");
@@ -115,10 +127,9 @@ std::string CoverageSection(const json& coverage) {
   std::ranges::stable_sort(files,
                            [&](const json& a, const json& b) { return missing(a) > missing(b); });
   return out + fmt::format(
-                   "<details open><summary>By file, those first that miss most</summary>"
-                   "<table><tr><th>file{}<th>lines that are not reached</tr>\n{}</table>"
-                   "</details>\n",
-                   kColumns, CoverageRows(files, true));
+                   "<h3>By file, those first that miss most</h3><p class=dim>A click on a file "
+                   "shows which lines.</p><table><tr><th>file{}</tr>\n{}</table>\n",
+                   kColumns, CoverageRows(files));
 }
 
 std::string Registers(const json& target) {
@@ -191,21 +202,33 @@ std::string FindingsSection(const json& findings) {
   return out;
 }
 
+// Rows of fuzz/mutants/results.json. A null says that it was not tried.
 std::string Mutants(const json& mutants) {
   if (!mutants.is_array() || mutants.empty()) return {};
-  const auto killed = std::ranges::count_if(
-      mutants, [](const json& mutant) { return mutant.value("killed", false); });
+  const auto yes = [](const json& mutant, const char* member) {
+    const auto found = mutant.find(member);
+    return found != mutant.end() && *found == true;
+  };
+  const auto text = [](const json& mutant, const char* member) {
+    const auto found = mutant.find(member);
+    return found == mutant.end() || found->is_null() ? "" : Text(mutant, member);
+  };
+  const auto count = [&](const char* member) {
+    return std::ranges::count_if(mutants, [&](const json& one) { return yes(one, member); });
+  };
   std::string out = fmt::format(
-      "<h2>Seeded bugs: {} of {} found</h2><table><tr><th>bug<th>class<th>found by<th class=n>"
-      "seconds</tr>\n",
-      killed, mutants.size());
+      "<h2>Seeded bugs: {} of {} found by fuzzing</h2><p>The tests kill {}.</p><details><summary>"
+      "Each</summary><table><tr><th>bug<th>class<th>found by<th class=n>seconds<th>killed "
+      "by</tr>\n",
+      count("found"), mutants.size(), count("killed"));
   for (const json& mutant : mutants) {
-    const bool found = mutant.value("killed", false);
-    out += fmt::format("<tr><td>{}<td>{}<td class={}>{}<td class=n>{}</tr>\n", Text(mutant, "id"),
-                       Text(mutant, "class"), found ? "good" : "bad",
-                       found ? Text(mutant, "found") : "not found", Text(mutant, "seconds"));
+    const bool found = yes(mutant, "found");
+    out += fmt::format("<tr><td>{}<td>{}<td class={}>{}<td class=n>{}<td class=dim>{}</tr>\n",
+                       Text(mutant, "id"), Text(mutant, "class"), found ? "good" : "bad",
+                       found ? text(mutant, "found_by") : "not found", text(mutant, "fuzz_seconds"),
+                       yes(mutant, "killed") ? text(mutant, "killed_by") : "not tried, or by none");
   }
-  return out + "</table>\n";
+  return out + "</table></details>\n";
 }
 
 }  // namespace
@@ -213,7 +236,7 @@ std::string Mutants(const json& mutants) {
 std::string Page(const json& report) {
   std::string out(kHead);
   out += fmt::format("<h1>Fuzzing Farside</h1><p class=dim>{}</p>\n", Text(report, "made"));
-  out += Targets(report.at("targets"));
+  out += Targets(report.at("targets"), report.value("without", json::array()));
   out += FindingsSection(report.at("findings"));
   out += Mutants(report.value("mutants", json::array()));
   out += CoverageSection(report.at("coverage"));

@@ -184,6 +184,11 @@ Result<int> Report(const Given& given) {
     if (!target) return tl::unexpected(target.error());
     report["targets"].push_back(*std::move(target));
   }
+  report["without"] = json::array();
+  for (const std::string& target : *targets) {
+    const auto of_it = [&](const Corpus& corpus) { return corpus.target == target; };
+    if (std::ranges::none_of(*corpora, of_it)) report["without"].push_back(target);
+  }
   auto findings = FindingsOf(*tool, *folders);
   if (!findings) return tl::unexpected(findings.error());
   report["findings"] = *std::move(findings);
