@@ -44,6 +44,9 @@ struct ConnectOptions {
 };
 int PlayAgainst(const ConnectOptions& options);
 int PlayFile(const std::string& socket, const std::string& path, bool generic);
+// As Shrink, of an input that was found with it.
+int ShrinkAgainst(const ConnectOptions& options, const std::string& input,
+                  const std::string& output, uint64_t seconds);
 
 // round_trip.cc. What a message to another process and back takes, over a UNIX socket: measured
 // now.

@@ -1,6 +1,8 @@
 // farside-fuzz as it is called, on a target with a bug, and against a device process.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -8,11 +10,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
+#include "base/fd.h"
 #include "fuzz/cli/cli.h"
 #include "fuzz/host/oracle.h"
 #include "fuzz/mutator/grammar.h"
 #include "fuzz/mutator/mutator.h"
+#include "harness/fuzz/command.h"
+#include "harness/fuzz/fuzz_main.h"
 #include "harness/fuzz/programs.h"
 #include "harness/scenario/child.h"
 
@@ -22,6 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 using campaign::Ran;
 using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
 
 constexpr uint64_t kTimeout = 50'000'000'000;
 
@@ -171,6 +179,79 @@ TEST_F(CliTest, ConnectPlaysAgainstADeviceProcess) {
   (*server)->Signal(SIGKILL);
   (*server)->Wait(UINT64_MAX);
   EXPECT_EQ(Call({"play", socket, Path("last")}).how, "exited with status 2");
+}
+
+TEST_F(CliTest, ARunKeepsWhatEndedTheServer) {
+  const std::string socket = Path("s");
+  auto server = scenario::Child::Start(
+      "disk-proc", {.program = FARSIDE_DISK_PROC,
+                    .args = {"-blockdev", "driver=memory,node-name=d0,size=64K", "-device",
+                             "nvme,drive=d0,serial=fuzz", "-socket-path", socket},
+                    .directory = Path("")});
+  ASSERT_TRUE(server);
+  for (int i = 0; i < 500 && !fs::exists(socket); ++i) usleep(10'000);
+  std::thread killer([&] {
+    for (int i = 0; i < 2000 && !fs::exists(Path("found/current")); ++i) usleep(10'000);
+    (*server)->Signal(SIGKILL);
+  });
+  testing::internal::CaptureStdout();
+  const std::string bin_dir = fs::path(FARSIDE_FUZZ_PROGRAM).parent_path();
+  const int status =
+      campaign::FuzzMain({"run", "--connect", socket, "--seconds", "3", "--findings", Path("found"),
+                          "--corpus", Path("corpus"), "--bin-dir", bin_dir});
+  killer.join();
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("ORACLE server-gone"));
+  EXPECT_EQ(status, campaign::kFound);
+  ASSERT_EQ(std::distance(fs::directory_iterator(Path("found")), fs::directory_iterator()), 1);
+  EXPECT_THAT(fs::directory_iterator(Path("found"))->path().filename().string(),
+              StartsWith("oracle-server-gone-"));
+  // And nobody is there for the next one.
+  EXPECT_EQ(campaign::FuzzMain({"run", "--connect", socket, "--findings", Path("found"), "--corpus",
+                                Path("corpus"), "--bin-dir", bin_dir}),
+            campaign::kBadUsage);
+}
+
+// Somebody who takes connections and is no vfio-user server: says `answer` to what comes, and hangs
+// up.
+class Stranger {
+ public:
+  Stranger(const std::string& path, std::string answer)
+      : listener_(*ListenUnix(path)), answer_(std::move(answer)), thread_([this] { Serve(); }) {}
+  ~Stranger() {
+    shutdown(listener_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+
+ private:
+  void Serve() {
+    pollfd comes{.fd = listener_.get(), .events = POLLIN, .revents = 0};
+    while (poll(&comes, 1, -1) == 1 && (comes.revents & POLLHUP) == 0) {
+      const int fd = accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
+      const UniqueFd client(fd);
+      char buffer[512];
+      (void)!read(fd, buffer, sizeof buffer);
+      (void)!send(fd, answer_.data(), answer_.size(), MSG_NOSIGNAL);
+    }
+  }
+
+  const UniqueFd listener_;
+  const std::string answer_;
+  std::thread thread_;
+};
+
+TEST_F(CliTest, WhatIsNoServerIsTheCallersMistakeAndNoFinding) {
+  for (const char* const answer : {"", "HTTP/1.1 400 Bad Request\r\n\r\n"}) {
+    const std::string socket = Path(fmt::format("s{}", std::string_view(answer).size()));
+    const Stranger stranger(socket, answer);
+    for (const auto& args : {std::vector<std::string>{"connect", socket, "1", "1", "1"},
+                             {"connect", socket, "1", "1", "1", "--generic"},
+                             {"tmin", "--connect", socket, "/dev/null", Path("out")}}) {
+      const Ran ran = Call(args);
+      EXPECT_EQ(ran.how, "exited with status 2") << ran.output;
+      EXPECT_THAT(ran.output, HasSubstr("does not begin as a vfio-user server: ")) << args[0];
+      EXPECT_THAT(ran.output, Not(HasSubstr("within 5000 ms"))) << args[0];
+    }
+  }
 }
 
 }  // namespace

@@ -1,11 +1,16 @@
 // farside-fuzz connect and play: sessions against a vfio-user server in another process, of which
 // nothing is seen but what comes over its socket.
+#include "fuzz/cli/connect.h"
+
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "base/options.h"
@@ -16,7 +21,7 @@
 #include "fuzz/mutator/mutator.h"
 #include "fuzz/mutator/server_grammar.h"
 #include "fuzz/session/text.h"
-#include "protocol/vfio_user.h"
+#include "protocol/vfio_user_client.h"
 
 namespace farside::fuzz {
 namespace {
@@ -24,84 +29,92 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kConnectTime{5};
+constexpr uint64_t kMeetTimeNs = 5'000'000'000;  // Of a reply before the first session.
+constexpr std::chrono::seconds kPulse{1};
+constexpr std::chrono::milliseconds kRetry{100};
 constexpr uint32_t kRegions = 9;
 
-// What is being played, for the report of an abort.
+// What is being played, and how many were, for the report of an abort.
 std::string current;
+std::string played;
 void OnAbort(int) {
   // The process ends here: nothing else uses the memory that this may.
-  (void)!write(STDERR_FILENO, current.data(), current.size());
+  for (const std::string* const text : {&current, &played}) {
+    (void)!write(STDERR_FILENO, text->data(), text->size());
+  }
   signal(SIGABRT, SIG_DFL);
 }
+
+std::atomic<bool> interrupted = false;
+void OnInterrupt(int) { interrupted = true; }
+
+void Catch(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigaction(signal, &action, nullptr);
+}
+
+// As libFuzzer's lines: `farside fuzz run` reads both.
+std::string StatusLine(uint64_t sessions, double seconds) {
+  return fmt::format("#{}\tsessions exec/s: {:.0f}\n", sessions,
+                     static_cast<double>(sessions) / std::max(seconds, 1e-3));
+}
+
+// Says who listens there before the first session, in sentences and not as findings: a socket of
+// something else is a mistake of the caller's. Its regions.
+Result<std::vector<RegionFacts>> Meet(const std::string& path) {
+  auto socket = ConnectUnix(path);
+  if (!socket) {
+    return Fail("nothing listens on {} ({}): start the server first", Quote(path),
+                ErrnoText(socket.error().code));
+  }
+  vfio_user::ClientOptions options;
+  options.version = {.major = 0, .minor = 1};
+  options.channel.timeout_ns = kMeetTimeNs;
+  auto client = vfio_user::VfioUserClient::Attach(*std::move(socket), options, nullptr);
+  if (!client) {
+    return Fail(
+        "what listens on {} does not begin as a vfio-user server: {}. Is it the right socket, and "
+        "has the server no other client?",
+        Quote(path), client.error().message);
+  }
+  std::vector<RegionFacts> regions;
+  for (uint32_t index = 0; index < kRegions; ++index) {
+    const auto region = (*client)->GetRegionInfo(index);
+    if (!region && !(*client)->alive()) {
+      return Fail("the server on {} ends when it is asked for region {}: {}", Quote(path), index,
+                  region.error().message);
+    }
+    if (!region) continue;
+    regions.push_back({.index = index,
+                       .size = region->info.size,
+                       .readable = (region->info.flags & vfio_user::kRegionFlagRead) != 0,
+                       .writable = (region->info.flags & vfio_user::kRegionFlagWrite) != 0});
+  }
+  return regions;
+}
+
+}  // namespace
+
+Result<void> Connection::Prepare(bool generic) {
+  auto regions = Meet(path_);
+  if (!regions) return tl::unexpected(regions.error());
+  if (generic) generic_ = MakeGenericGrammar(*std::move(regions));
+  grammar_ = MakeServerGrammar(generic_ ? *generic_ : NvmeGrammar());
+  player_.emplace(*grammar_, pump_, [this] {
+    auto transport = ConnectTo(path_, kConnectTime);
+    if (transport != nullptr) pump_.set_fd(transport->fd());
+    return transport;
+  });
+  pump_.Watch(player_->client());
+  return {};
+}
+
+namespace {
 
 void NoteCurrent(const Grammar& grammar, size_t index, const Event& event) {
   current = fmt::format("{:4} {}\n", index, FormatEvent(event, grammar.Describe(event)));
 }
-
-class Connection {
- public:
-  explicit Connection(std::string path) : path_(std::move(path)) {}
-
-  // The grammar of what listens there.
-  Result<void> Prepare(bool generic) {
-    auto transport = Connect(std::chrono::milliseconds(0));
-    if (transport == nullptr) {
-      return Fail("nothing listens on {}: start the server first", Quote(path_));
-    }
-    if (generic) {
-      auto regions = AskRegions(std::move(transport));
-      if (!regions) return tl::unexpected(regions.error());
-      generic_ = MakeGenericGrammar(*std::move(regions));
-    }
-    grammar_ = MakeServerGrammar(generic_ ? *generic_ : NvmeGrammar());
-    player_.emplace(*grammar_, pump_, [this] { return Connect(kConnectTime); });
-    pump_.Watch(player_->client());
-    struct sigaction action {};
-    action.sa_handler = &OnAbort;
-    sigaction(SIGABRT, &action, nullptr);
-    return {};
-  }
-
-  Player& player() { return *player_; }
-  const Grammar& grammar() const { return *grammar_; }
-
- private:
-  std::unique_ptr<Transport> Connect(std::chrono::milliseconds patience) {
-    auto transport = ConnectTo(path_, patience);
-    if (transport != nullptr) pump_.set_fd(transport->fd());
-    return transport;
-  }
-
-  Result<std::vector<RegionFacts>> AskRegions(std::unique_ptr<Transport> transport) {
-    class NoAnswers final : public AnswerSource {
-      std::optional<Answer> TakeAnswer(DmaAccess) override { return std::nullopt; }
-    } none;
-    Client client(pump_, none);
-    pump_.Watch(client);
-    if (!client.Connect(std::move(transport), true)) {
-      return Fail("the server on {} refuses VERSION 0.1", Quote(path_));
-    }
-    std::vector<RegionFacts> regions;
-    for (uint32_t index = 0; index < kRegions; ++index) {
-      vfio_user::RegionInfo info{.argsz = sizeof info, .index = index};
-      const auto reply = client.Call(vfio_user::Command::kDeviceGetRegionInfo, AsBytes(info));
-      if (!reply || reply->size() < sizeof info) continue;
-      Copy(AsWritableBytes(info), ConstBytes(*reply).first(sizeof info));
-      regions.push_back({.index = index,
-                         .size = info.size,
-                         .readable = (info.flags & vfio_user::kRegionFlagRead) != 0,
-                         .writable = (info.flags & vfio_user::kRegionFlagWrite) != 0});
-    }
-    client.Disconnect();
-    return regions;
-  }
-
-  const std::string path_;
-  SocketPump pump_;
-  std::unique_ptr<Grammar> generic_;
-  std::unique_ptr<Grammar> grammar_;
-  std::optional<Player> player_;
-};
 
 struct Shares {
   uint64_t dma = 0;
@@ -115,17 +128,26 @@ struct Shares {
 }  // namespace
 
 int PlayAgainst(const ConnectOptions& options) {
+  Catch(SIGABRT, &OnAbort);
+  for (const int signal : {SIGINT, SIGTERM}) Catch(signal, &OnInterrupt);
   Connection connection(options.socket);
   if (auto ready = connection.Prepare(options.generic); !ready) {
     return BadUsage(ready.error().message);
   }
   const Grammar& grammar = connection.grammar();
   Player& player = connection.player();
-  player.set_observer(
-      [&](size_t index, const Event& event) { NoteCurrent(grammar, index, event); });
+  player.set_observer([&](size_t index, const Event& event) {
+    // Where the server has ended the connection, that is where something happened.
+    if (!player.client().closed()) NoteCurrent(grammar, index, event);
+  });
   Shares shares;
   const auto begin = SteadyClock::now();
-  for (uint64_t i = 0; i < options.sessions; ++i) {
+  const auto elapsed = [&] {
+    return std::chrono::duration<double>(SteadyClock::now() - begin).count();
+  };
+  auto pulse = begin;
+  uint64_t i = 0;
+  for (; i < options.sessions && !interrupted; ++i) {
     Store store;
     const Session session = MakeUp(grammar, Mix64(options.seed) + i, options.events, store);
     if (!options.output.empty()) {
@@ -133,18 +155,24 @@ int PlayAgainst(const ConnectOptions& options) {
         return BadUsage(wrote.error().message);
       }
     }
+    played = StatusLine(i + 1, elapsed());
+    current.clear();
     player.PlayAndExpectServer(session);
     shares.Add(player.client().counts());
+    if (SteadyClock::now() - pulse >= kPulse) {
+      pulse = SteadyClock::now();
+      fmt::print(stderr, "{}", played);
+    }
   }
-  const double seconds = std::chrono::duration<double>(SteadyClock::now() - begin).count();
+  const double seconds = elapsed();
+  fmt::print(stderr, "{}", StatusLine(i, seconds));
   const auto share = [&](uint64_t some) {
-    return 100.0 * static_cast<double>(some) /
-           static_cast<double>(std::max<uint64_t>(options.sessions, 1));
+    return 100.0 * static_cast<double>(some) / static_cast<double>(std::max<uint64_t>(i, 1));
   };
   fmt::print(
-      "{} sessions in {:.2f} s, {:.0f} a second; with DMA {:.0f} %, with interrupts {:.0f} %\n",
-      options.sessions, seconds, static_cast<double>(options.sessions) / std::max(seconds, 1e-9),
-      share(shares.dma), share(shares.interrupts));
+      "{} sessions in {:.2f} s, {:.0f} a second; with DMA {:.0f} %, with interrupts {:.0f} %\n", i,
+      seconds, static_cast<double>(i) / std::max(seconds, 1e-9), share(shares.dma),
+      share(shares.interrupts));
   return kOk;
 }
 
@@ -153,16 +181,65 @@ int PlayFile(const std::string& socket, const std::string& path, bool generic) {
   if (!input) return BadUsage(input.error().message);
   Connection connection(socket);
   if (auto ready = connection.Prepare(generic); !ready) return BadUsage(ready.error().message);
-  connection.player().set_observer([&](size_t index, const Event& event) {
-    NoteCurrent(connection.grammar(), index, event);
-    fmt::print("{}", current);
+  Player& player = connection.player();
+  bool told = false;
+  player.set_observer([&](size_t index, const Event& event) {
+    if (!player.client().closed()) {
+      told = false;
+      NoteCurrent(connection.grammar(), index, event);
+      fmt::print("{}", current);
+    } else if (!std::exchange(told, true)) {
+      fmt::print("     The server has ended the connection: what follows reaches nobody.\n");
+    }
     std::fflush(stdout);
   });
   Session session;
   Decode(*input, &session);
-  connection.player().PlayAndExpectServer(session);
+  player.PlayAndExpectServer(session);
   fmt::print("{}: nothing was found\n", path);
   return kOk;
+}
+
+namespace {
+
+// What ConnectTarget plays against: a target is made without arguments.
+ConnectOptions shrunk_against;
+
+class ConnectTarget final : public Target {
+ public:
+  void Run(ConstBytes input) override {
+    Connection connection(shrunk_against.socket);
+    // A try may have ended it, and a supervisor be about to start it again.
+    const auto deadline = SteadyClock::now() + kConnectTime;
+    auto ready = connection.Prepare(shrunk_against.generic);
+    while (!ready && SteadyClock::now() < deadline) {
+      std::this_thread::sleep_for(kRetry);
+      ready = connection.Prepare(shrunk_against.generic);
+    }
+    if (!ready) _exit(BadUsage(ready.error().message));
+    Player& player = connection.player();
+    player.set_observer([&](size_t index, const Event& event) {
+      if (!player.client().closed()) Tell(connection.grammar(), index, event);
+    });
+    Decode(input, &session_);
+    player.PlayAndExpectServer(session_);
+  }
+
+ private:
+  Session session_;
+};
+
+}  // namespace
+
+int ShrinkAgainst(const ConnectOptions& options, const std::string& input,
+                  const std::string& output, uint64_t seconds) {
+  shrunk_against = options;
+  if (auto met = Meet(options.socket); !met) return BadUsage(met.error().message);
+  const TargetDef def{.name = "connect",
+                      .help = "",
+                      .make = [] { return std::unique_ptr<Target>(new ConnectTarget); },
+                      .grammar = &ServerGrammar};
+  return Shrink(def, input, output, seconds);
 }
 
 }  // namespace farside::fuzz

@@ -40,6 +40,8 @@ farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
                                               server that listens there: an NVMe controller, or any
                                               PCI device; the one that is being played is in OUT
 farside-fuzz play SOCKET FILE [--generic]     play one of them again
+farside-fuzz tmin --connect SOCKET FILE OUT [SECONDS] [--generic]
+                                              make one of them smaller
 farside-fuzz dictionary TARGET                print words for an engine's -dict or -x
 farside-fuzz seeds TARGET DIRECTORY [SOURCE]  write inputs that a corpus begins with; SOURCE is
                                               Farside's source tree (.)
@@ -192,6 +194,18 @@ int Connect(std::span<const std::string> args) {
   return PlayAgainst(options);
 }
 
+// SOCKET FILE OUT [SECONDS] [--generic].
+int ConnectTmin(std::span<const std::string> args) {
+  ConnectOptions options{.socket = args[0]};
+  options.generic = args.back() == "--generic";
+  const size_t count = args.size() - (options.generic ? 1 : 0);
+  const auto seconds = ParseSize(count == 4 ? args[3] : "300");
+  if (count < 3 || count > 4 || !seconds || *seconds > kMaxSeconds) {
+    return BadUsage("tmin --connect takes SOCKET FILE OUT [SECONDS] [--generic]");
+  }
+  return ShrinkAgainst(options, args[1], args[2], *seconds);
+}
+
 int Main(std::span<const std::string> args) {
   AddParserTargets();
   const auto is = [&](std::string_view name, size_t count) {
@@ -203,6 +217,7 @@ int Main(std::span<const std::string> args) {
   if (is("play", 3)) {
     return PlayFile(args[1], args[2], args.size() == 4 && args[3] == "--generic");
   }
+  if (is("tmin", 5) && args[1] == "--connect") return ConnectTmin(args.subspan(2));
   if (args.size() < 2 || (args.size() < 3 && args[0] != "dictionary")) {
     fmt::print(stderr, "{}", kUsage);
     return kBadUsage;

@@ -46,7 +46,8 @@ void NotePlace(const Grammar&, size_t index, const Event& event) {
 
 struct Outcome {
   std::optional<Fault> fault;
-  size_t last = 0;  // The event at which it was found.
+  size_t last = 0;      // The event at which it was found.
+  std::string trouble;  // Why it could not be tried: what the child said.
 };
 
 [[noreturn]] void RunChild(const TargetDef& def, ConstBytes input, int output) {
@@ -95,7 +96,9 @@ Outcome RunOnce(const TargetDef& def, ConstBytes input) {
   waitpid(pid, &status, 0);
   Outcome outcome;
   outcome.last = place->index;
-  if (!ended) {
+  if (ended && WIFEXITED(status) && WEXITSTATUS(status) == kBadUsage) {
+    outcome.trouble = report;
+  } else if (!ended) {
     outcome.fault = Fault{.kind = "timeout"};
   } else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     outcome.fault = campaign::ParseReport(report);
@@ -122,9 +125,12 @@ class Shrinker {
     if (over()) return false;
     ++tries_;
     const Outcome outcome = RunOnce(def_, input);
+    trouble_ = outcome.trouble;
     return outcome.fault == fault_;
   }
-  bool over() const { return SteadyClock::now() >= deadline_; }
+  bool over() const { return !trouble_.empty() || SteadyClock::now() >= deadline_; }
+  // Nothing more can be tried.
+  const std::string& trouble() const { return trouble_; }
   size_t tries() const { return tries_; }
 
   void Shrink(Session& session) {
@@ -239,8 +245,14 @@ class Shrinker {
   const Fault fault_;
   const SteadyClock::time_point deadline_;
   size_t tries_ = 0;
+  std::string trouble_;
   Store store_;
 };
+
+int Stop(const std::string& trouble) {
+  fmt::print(stderr, "{}", trouble);
+  return kBadUsage;
+}
 
 }  // namespace
 
@@ -253,6 +265,7 @@ int Shrink(const TargetDef& def, const std::string& input, const std::string& ou
   CHECK(shared != MAP_FAILED);
   place = new (shared) Place;
   const Outcome first = RunOnce(def, *bytes);
+  if (!first.trouble.empty()) return Stop(first.trouble);
   if (!first.fault) return BadUsage(fmt::format("{}: nothing was found", input));
   if (RunOnce(def, *bytes).fault != first.fault) {
     return BadUsage(fmt::format("{} does not end with the same fault each time", input));
@@ -277,10 +290,13 @@ int Shrink(const TargetDef& def, const std::string& input, const std::string& ou
   }
   if (auto wrote = WriteFile(output, *bytes); !wrote) return BadUsage(wrote.error().message);
   fmt::print("{}: {}{} -> {} bytes, {} tries{}\n", output, events, size, bytes->size(),
-             shrinker.tries(), shrinker.over() ? "; the time was over" : "");
+             shrinker.tries(),
+             !shrinker.trouble().empty() ? "; it could go no further"
+             : shrinker.over()           ? "; the time was over"
+                                         : "");
   fmt::print("{}, last event {}\n", first.fault->kind,
              first.fault->last_event.empty() ? "unknown" : first.fault->last_event);
-  return kOk;
+  return shrinker.trouble().empty() ? kOk : Stop(shrinker.trouble());
 }
 
 }  // namespace farside::fuzz

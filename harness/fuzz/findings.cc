@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -16,6 +17,18 @@ namespace {
 
 constexpr uint64_t kTimeout = 60'000'000'000;  // Of one input, with a sanitizer and a symbolizer.
 
+std::string Joined(const std::vector<std::string>& parts, std::string_view separator) {
+  return fmt::format("{}", fmt::join(parts, separator));
+}
+
+// "ORACLE reset: nvme::Engine::Reset < ...": what, and where if that is known.
+std::string WhatAndWhere(const Fault& fault) {
+  if (fault.frames.empty()) return fault.kind;
+  return fmt::format("{}: {}", fault.kind, Joined(fault.frames, " < "));
+}
+
+}  // namespace
+
 // Lines "  12 {...": events, each before it happens.
 uint64_t CountEvents(std::string_view output) {
   uint64_t count = 0;
@@ -26,18 +39,14 @@ uint64_t CountEvents(std::string_view output) {
     const size_t brace = line.find(" {\"");
     if (digit <= 4 && brace != std::string_view::npos &&
         line.find_first_not_of("0123456789", digit) == brace) {
-      ++count;
+      uint64_t index = 0;
+      std::from_chars(line.data() + digit, line.data() + brace, index);
+      count = index + 1;
     }
     output.remove_prefix(std::min(end + 1, output.size()));
   }
   return count;
 }
-
-std::string Joined(const std::vector<std::string>& parts, std::string_view separator) {
-  return fmt::format("{}", fmt::join(parts, separator));
-}
-
-}  // namespace
 
 Result<Finding> Examine(const std::string& tool, const std::string& target,
                         const std::string& file) {
@@ -78,9 +87,9 @@ std::string Table(const Findings& findings) {
                                  "events", "last event", "what, and where");
   for (const auto& [identity, finding] : findings) {
     const Fault& fault = finding.fault;
-    text += fmt::format("{:<{}}  {:>5} {:>6}  {:<12} {}: {}\n", identity, width, finding.count,
+    text += fmt::format("{:<{}}  {:>5} {:>6}  {:<12} {}\n", identity, width, finding.count,
                         finding.events, fault.last_event.empty() ? "-" : fault.last_event,
-                        fault.kind, Joined(fault.frames, " < "));
+                        WhatAndWhere(fault));
     if (!fault.sentence.empty()) text += fmt::format("{:<{}}  {}\n", "", width, fault.sentence);
   }
   return text;

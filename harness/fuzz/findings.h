@@ -27,6 +27,8 @@ using Findings = std::map<std::string, Finding>;
 // Runs `file` by farside-fuzz (`tool`). No fault: its kind is empty.
 Result<Finding> Examine(const std::string& tool, const std::string& target,
                         const std::string& file);
+// In what repro or a fuzzer printed: up to the last one that it tells of.
+uint64_t CountEvents(std::string_view output);
 // Adds it, or counts it if there is one like it. True if it is new.
 bool AddFinding(Finding finding, Findings* findings);
 

@@ -73,21 +73,51 @@ Result<int> Triage(const Given& given) {
   return findings.empty() ? 0 : kFound;
 }
 
+// Whose input it is: of a target, or with --connect of the server on a socket.
+struct Whose {
+  std::string target;  // Empty: the server.
+  std::string socket;
+  bool generic = false;
+  std::string input;
+};
+Result<Whose> WhoseOf(const Given& given) {
+  Whose whose{.target = {},
+              .socket = given.text("connect"),
+              .generic = given.has("generic"),
+              .input = given.rest().back()};
+  if ((given.rest().size() == 2) != whose.socket.empty()) {
+    return Fail("name a target and an input, or with --connect SOCKET an input only");
+  }
+  if (whose.socket.empty() && whose.generic) return Fail("--generic goes with --connect");
+  if (whose.socket.empty()) whose.target = given.rest(0);
+  return whose;
+}
+
 Result<int> Repro(const Given& given) {
   const auto tool = FindTool(given.text("bin-dir"));
   if (!tool) return tl::unexpected(tool.error());
+  const auto whose = WhoseOf(given);
+  if (!whose) return tl::unexpected(whose.error());
   SetSanitizerOptions();
-  return RunInForeground(*tool, {"repro", given.rest(0), given.rest(1)});
+  if (whose->socket.empty()) return RunInForeground(*tool, {"repro", whose->target, whose->input});
+  std::vector<std::string> args = {"play", whose->socket, whose->input};
+  if (whose->generic) args.emplace_back("--generic");
+  return RunInForeground(*tool, args);
 }
 
 Result<int> Tmin(const Given& given) {
   const auto tool = FindTool(given.text("bin-dir"));
   if (!tool) return tl::unexpected(tool.error());
+  const auto whose = WhoseOf(given);
+  if (!whose) return tl::unexpected(whose.error());
   const auto seconds = given.number("seconds", 300, 1, 604'800);
   if (!seconds) return tl::unexpected(seconds.error());
-  const std::string output = given.text("output", given.rest(1) + ".min");
-  return RunInForeground(*tool,
-                         {"tmin", given.rest(0), given.rest(1), output, std::to_string(*seconds)});
+  std::vector<std::string> args = {"tmin", whose->target};
+  if (!whose->socket.empty()) args = {"tmin", "--connect", whose->socket};
+  args.insert(args.end(), {whose->input, given.text("output", whose->input + ".min"),
+                           std::to_string(*seconds)});
+  if (whose->generic) args.emplace_back("--generic");
+  return RunInForeground(*tool, args);
 }
 
 // Into a directory beside the corpus, which then takes its place: nothing is lost on the way.
@@ -131,9 +161,15 @@ Result<int> Min(const Given& given) {
 }
 
 constexpr Option kTriageOptions[] = {kBinDir[0], {"json", "FILE", "write the table as JSON, too"}};
+constexpr Option kConnect = {"connect", "SOCKET",
+                             "of run --connect: of the server that listens there"};
+constexpr Option kGeneric = {"generic", "", "with --connect: any PCI device, not NVMe"};
+constexpr Option kReproOptions[] = {kConnect, kGeneric, kBinDir[0]};
 constexpr Option kTminOptions[] = {
     {"output", "FILE", "the smaller input; default INPUT.min", 'o'},
     {"seconds", "N", "try no longer than this; default 300"},
+    kConnect,
+    kGeneric,
     kBinDir[0],
 };
 constexpr Option kMinOptions[] = {
@@ -146,9 +182,10 @@ constexpr Option kMinOptions[] = {
 extern const Subcommand kTriageCommand{"triage", "TARGET FILE|DIR...",
                                        "runs inputs and says which end with the same fault",
                                        kTriageOptions, &Triage};
-extern const Subcommand kReproCommand{
-    "repro", "TARGET INPUT", "prints each event before it happens, and the fault", kBinDir, &Repro};
-extern const Subcommand kTminCommand{"tmin", "TARGET INPUT",
+extern const Subcommand kReproCommand{"repro", "[TARGET] INPUT",
+                                      "prints each event before it happens, and the fault",
+                                      kReproOptions, &Repro};
+extern const Subcommand kTminCommand{"tmin", "[TARGET] INPUT",
                                      "makes an input smaller that ends with the same fault",
                                      kTminOptions, &Tmin};
 extern const Subcommand kMinCommand{"min", "TARGET CORPUS",

@@ -10,6 +10,8 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -30,9 +32,12 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kRefresh{500};
 // What a fuzzer gets beyond its time, for an input that it is in.
 constexpr std::chrono::seconds kGrace{30};
-constexpr uint64_t kBatch = 200;         // Sessions of one farside-fuzz connect.
+constexpr uint64_t kSessions = 1 << 30;  // Of one farside-fuzz connect: it is ended by a signal.
 constexpr uint64_t kSessionEvents = 40;  // Of each.
-constexpr size_t kMaxStillborn = 3;      // Fuzzers in a row that did not begin.
+constexpr uint64_t kSessionEnd = 12'000'000'000;  // A server is given 10 s for a reply.
+constexpr size_t kMaxStillborn = 3;               // Fuzzers in a row that did not begin.
+// A server that has ended may be started again by whoever started it.
+constexpr std::chrono::seconds kComeBack{10};
 
 std::atomic<bool> interrupted = false;
 void OnSignal(int) { interrupted = true; }
@@ -81,15 +86,22 @@ class Campaign {
         running |= worker.child != nullptr;
       }
       Show(workers);
-      if (SteadyClock::now() > end_ + kGrace) break;
+      const auto grace = connects() ? std::chrono::seconds(0) : kGrace;
+      if (SteadyClock::now() > end_ + grace) break;
     }
     for (Worker& worker : workers) {
       if (worker.child == nullptr) continue;
-      // SIGINT ends libFuzzer with its last status.
+      // SIGINT ends either program with its last status.
       worker.child->Signal(SIGINT);
-      worker.child->Wait(2'000'000'000);
+      worker.child->Wait(connects() ? kSessionEnd : 2'000'000'000);
+      // What the last session was up to counts, too.
+      if (connects() && !worker.child->running()) {
+        if (auto looked = LookAt(worker); !looked) return looked;
+        continue;
+      }
       Note(worker);
       worker.runs += worker.status.runs;
+      worker.status.runs = 0;
       worker.child.reset();
     }
     Sum(workers);
@@ -101,37 +113,41 @@ class Campaign {
   std::string Summary() const {
     std::string text = fmt::format("{}: {} runs in {:.0f} s, {:.0f} a second", line_.target,
                                    total_.runs, seconds_, Rate());
-    if (line_.connect.empty()) {
+    if (!connects()) {
       text += fmt::format("; {} edges, {} features, {} inputs", total_.edges, total_.features,
                           total_.corpus);
     }
     text += findings_.empty()
                 ? "; nothing was found\n"
                 : fmt::format("; {} found, in {}:\n", findings_.size(), line_.findings);
-    return text + Table(findings_);
+    text += Table(findings_);
+    if (!lost_.empty()) {
+      text += fmt::format("The run ended early, for the server is gone: {}.\n", lost_);
+    }
+    return text;
   }
 
   nlohmann::json Json() const {
-    return {{"target", line_.target},       {"seconds", seconds_},
-            {"seed", line_.seed},           {"runs", total_.runs},
-            {"runs_per_second", Rate()},    {"edges", total_.edges},
-            {"features", total_.features},  {"corpus", total_.corpus},
+    return {{"target", line_.target},       {"seconds", seconds_},       {"seed", line_.seed},
+            {"runs", total_.runs},          {"runs_per_second", Rate()}, {"edges", total_.edges},
+            {"features", total_.features},  {"corpus", total_.corpus},   {"server_lost", lost_},
             {"findings", ToJson(findings_)}};
   }
   const Findings& findings() const { return findings_; }
 
  private:
+  bool connects() const { return !line_.connect.empty(); }
   double Elapsed() const {
     return std::chrono::duration<double>(SteadyClock::now() - begin_).count();
   }
   double Rate() const { return static_cast<double>(total_.runs) / std::max(seconds_, 1e-3); }
 
   std::vector<std::string> Arguments(uint64_t seed, uint64_t seconds) const {
-    if (!line_.connect.empty()) {
+    if (connects()) {
       std::vector<std::string> args = {"connect",
                                        line_.connect,
                                        std::to_string(seed),
-                                       std::to_string(kBatch),
+                                       std::to_string(kSessions),
                                        std::to_string(kSessionEvents),
                                        line_.findings + "/current"};
       if (line_.generic) args.emplace_back("--generic");
@@ -153,9 +169,8 @@ class Campaign {
   Result<void> Start(Worker& worker) {
     const auto left = std::chrono::duration_cast<std::chrono::seconds>(end_ - SteadyClock::now());
     if (left.count() <= 0 || interrupted) return {};
-    const bool connects = !line_.connect.empty();
     auto child = Child::Start("the fuzzer",
-                              {.program = connects ? line_.tool : line_.fuzzer,
+                              {.program = connects() ? line_.tool : line_.fuzzer,
                                .args = Arguments(next_seed_++, static_cast<uint64_t>(left.count())),
                                .directory = "."});
     if (!child) return tl::unexpected(child.error());
@@ -177,17 +192,18 @@ class Campaign {
     (void)worker.child->WaitForLine("^a line that no program prints$", 2'000'000'000);
     Note(worker);
     const std::string output = worker.child->output();
-    const bool connects = !line_.connect.empty();
     worker.child.reset();
     worker.runs += worker.status.runs;
-    if (connects) worker.runs += kBatch;
     worker.status.runs = 0;
     const bool failed = status->signalled || status->code != 0;
-    if (connects && status->code == kBadUsage && !status->signalled) return Complaint(output);
+    if (connects()) {
+      if (!status->signalled && status->code == kBadUsage) return NoServer(worker, output);
+      last_seen_ = SteadyClock::now();
+    }
     if (failed) {
       const auto artifact =
-          connects ? std::optional(line_.findings + "/current") : ArtifactOf(output);
-      const bool begun = connects || HasBegun(output);
+          connects() ? std::optional(line_.findings + "/current") : ArtifactOf(output);
+      const bool begun = connects() || HasBegun(output);
       worker.stillborn = begun ? 0 : worker.stillborn + 1;
       if (!artifact || worker.stillborn >= kMaxStillborn) return Complaint(output);
       if (auto kept = Keep(*artifact, output, begun); !kept) return kept;
@@ -198,20 +214,35 @@ class Campaign {
   // A fuzzer that can't do its work says why in its last lines.
   Result<void> Complaint(const std::string& output) const {
     const size_t from = output.size() > 600 ? output.find('\n', output.size() - 600) : 0;
-    return Fail("{} ended before it did anything: {}",
-                line_.connect.empty() ? line_.fuzzer : line_.tool,
+    return Fail("{} ended before it did anything: {}", connects() ? line_.tool : line_.fuzzer,
                 output.substr(from == std::string::npos ? 0 : from));
+  }
+
+  // farside-fuzz finds nobody to play against, and says so. At first that is the caller's mistake;
+  // later the server has ended, which is news of it and no end of what was found.
+  Result<void> NoServer(Worker& worker, std::string_view output) {
+    constexpr std::string_view kMark = "farside-fuzz: ";
+    const size_t mark = output.rfind(kMark);
+    if (mark != std::string_view::npos) output.remove_prefix(mark + kMark.size());
+    const std::string sentence(output.substr(0, output.find('\n')));
+    if (!last_seen_) return Fail("{}", sentence);
+    if (SteadyClock::now() - *last_seen_ < kComeBack) return Start(worker);
+    lost_ = sentence;
+    if (findings_.empty()) return Fail("the server is gone, and no session was kept: {}", lost_);
+    return {};
   }
 
   // Names the input, unless there is one of the same fault.
   Result<void> Keep(const std::string& artifact, const std::string& output, bool begun) {
-    Finding finding{.file = artifact, .count = 1, .repro = output};
-    if (line_.connect.empty()) {
+    Finding finding{.file = artifact, .events = CountEvents(output), .count = 1, .repro = output};
+    if (!connects()) {
       auto examined = Examine(line_.tool, line_.target, artifact);
       if (!examined) return tl::unexpected(examined.error());
       finding = *std::move(examined);
     }
-    if (finding.fault.kind.empty()) {
+    if (connects()) {
+      finding.fault = ParseReport(output).value_or(Fault{.kind = "unknown end"});
+    } else if (finding.fault.kind.empty()) {
       // Alone it does nothing: what came before counts, or it took its time once.
       finding.fault = ParseReport(output).value_or(Fault{.kind = "unknown end"});
       finding.fault.last_event.clear();
@@ -262,11 +293,12 @@ class Campaign {
     Sum(workers);
     seconds_ = Elapsed();
     if (!terminal_) return;
-    fmt::print(stderr,
-               "\r\033[K{}: {:.0f} of {} s, {} runs, {:.0f}/s, {} edges, {} features, "
-               "{} inputs, {} found",
-               line_.target, seconds_, line_.seconds, total_.runs, Rate(), total_.edges,
-               total_.features, total_.corpus, findings_.size());
+    fmt::print(stderr, "\r\033[K{}: {:.0f} of {} s, {} runs, {:.0f}/s, {}{} found", line_.target,
+               seconds_, line_.seconds, total_.runs, Rate(),
+               connects() ? std::string()
+                          : fmt::format("{} edges, {} features, {} inputs, ", total_.edges,
+                                        total_.features, total_.corpus),
+               findings_.size());
   }
 
   const Line line_;
@@ -274,6 +306,9 @@ class Campaign {
   const SteadyClock::time_point end_;
   uint64_t next_seed_;
   const bool terminal_;
+  // When a server was there last: at the end of a farside-fuzz that had played.
+  std::optional<SteadyClock::time_point> last_seen_;
+  std::string lost_;  // Why there is no server any more.
   Status total_;
   double seconds_ = 0;
   Findings findings_;
