@@ -157,6 +157,18 @@ TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
   EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
 }
 
+TEST_F(CliTest, ATestInCppKeepsTheInput) {
+  Store store;
+  const auto input = Encode(MakeUp(FindTarget("nvme")->grammar(), 3, 20, store));
+  ASSERT_TRUE(WriteFile(Path("oracle-reset-01"), input));
+  ASSERT_FALSE(Call({"cpp", "nvme", Path("oracle-reset-01"), Path("made_test.cc")}).failed);
+  const auto text = ReadFile(Path("made_test.cc")).value();
+  EXPECT_THAT(std::string(reinterpret_cast<const char*>(text.data()), text.size()),
+              HasSubstr("TEST(Fuzzed, OracleReset01) {"));
+  ASSERT_FALSE(Call({"pack", Path("made_test.cc"), Path("out")}).failed);
+  EXPECT_EQ(ReadFile(Path("out")).value(), input);
+}
+
 TEST_F(CliTest, ConnectPlaysAgainstADeviceProcess) {
   const std::string socket = Path("s");
   auto server = scenario::Child::Start(

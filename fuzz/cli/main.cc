@@ -28,13 +28,14 @@ constexpr std::string_view kUsage = R"(farside-fuzz list
 farside-fuzz run TARGET FILE|DIRECTORY...     run inputs, and say how many and how fast
 farside-fuzz repro TARGET FILE                run one, and print each event before it happens
 farside-fuzz show TARGET FILE                 print an input as JSON
-farside-fuzz pack FILE OUT                    make an input of such JSON
+farside-fuzz pack FILE OUT                    make an input of such JSON, or of a test by cpp
 farside-fuzz random TARGET SEED SESSIONS EVENTS [OUT]
                                               make sessions up and run them; the one that is being
                                               run is in OUT
 farside-fuzz tmin TARGET FILE OUT [SECONDS]   make an input smaller that ends with the same fault
 farside-fuzz census TARGET DIRECTORY...       what a corpus reaches, as JSON
 farside-fuzz scenario TARGET FILE OUT         make a scenario of an input, for farside run
+farside-fuzz cpp TARGET FILE OUT              make a GoogleTest of an input
 farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
                                               make sessions up and play them against the vfio-user
                                               server that listens there: an NVMe controller, or any
@@ -126,8 +127,8 @@ int Pack(const std::string& from, const std::string& to) {
   const auto text = ReadFile(from);
   if (!text) return BadUsage(text.error().message);
   Store store;
-  const auto session = ParseSession(
-      std::string_view(reinterpret_cast<const char*>(text->data()), text->size()), store);
+  const auto session =
+      ParseSession(SessionText({reinterpret_cast<const char*>(text->data()), text->size()}), store);
   if (!session) return BadUsage(fmt::format("{}: {}", from, session.error().message));
   if (auto wrote = WriteFile(to, Encode(session->session)); !wrote) {
     return BadUsage(wrote.error().message);
@@ -234,6 +235,7 @@ int Main(std::span<const std::string> args) {
   if (args[0] == "run") return Run(*def, args.subspan(2));
   if (args[0] == "census") return Census(*def, args.subspan(2));
   if (args[0] == "scenario" && args.size() == 4) return MakeScenario(*def, args[2], args[3]);
+  if (args[0] == "cpp" && args.size() == 4) return MakeCpp(*def, args[2], args[3]);
   if (args[0] == "repro" && args.size() == 3) return Repro(*def, args[2]);
   if (args[0] == "show" && args.size() == 3) return Show(*def, args[2]);
   if (args[0] == "tmin" && (args.size() == 4 || args.size() == 5)) {

@@ -5,7 +5,7 @@
 
 namespace farside::fuzz {
 
-void AddParserTargets() {
+std::span<const TargetDef> ParserTargets() {
   static constexpr TargetDef kRows[] = {
       {.name = "record_nvme",
        .help = "the NVMe controller, recorded and replayed",
@@ -28,8 +28,10 @@ void AddParserTargets() {
        .make = &MakeTraceTarget,
        .facts = {&TraceWords, &TraceSeeds}},
   };
-  AddTargets(kRows);
+  return kRows;
 }
+
+void AddParserTargets() { AddTargets(ParserTargets()); }
 
 std::vector<std::string> FilesBelow(const std::string& directory, const std::string& extension) {
   std::vector<std::string> files;

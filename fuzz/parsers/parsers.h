@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 
 namespace farside::fuzz {
 
+std::span<const TargetDef> ParserTargets();
 void AddParserTargets();
 
 // The rows' functions.
