@@ -56,7 +56,7 @@ class Block final : public Grammar {
     static Store store;
     AddPrologue(store, out);
     for (uint8_t action = 0; action < 4; ++action) {
-      out->push_back({.kind = Kind::kDisk, .what = action, .value = 4096 << 20 | 8192});
+      out->push_back({.kind = Kind::kDisk, .what = action, .value = uint64_t{4096} << 20 | 8192});
     }
   }
 

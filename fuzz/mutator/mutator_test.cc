@@ -85,6 +85,17 @@ TEST_P(MutatorTest, CrossesOverBetweenEvents) {
 }
 
 // AFL++'s mutator finds it by name, and knows no targets.
+TEST(BlockGrammar, WordsMeanAPlaceThatIsNotTheFirst) {
+  std::vector<Event> words;
+  BlockGrammar().AddWords(&words);
+  const auto disk = [](const Event& event) { return event.kind == Kind::kDisk; };
+  ASSERT_EQ(std::ranges::count_if(words, disk), 4);
+  for (const Event& event : words) {
+    if (!disk(event)) continue;
+    EXPECT_EQ(event.value >> 20, 4096u);
+  }
+}
+
 TEST_P(MutatorTest, IsFoundByItsName) {
   EXPECT_EQ(FindGrammar(GetParam()->name), &grammar());
   EXPECT_NE(GrammarNames().find(GetParam()->name), std::string::npos);
