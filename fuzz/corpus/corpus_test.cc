@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <set>
 
 #include "fuzz/corpus/dictionary.h"
@@ -105,6 +107,21 @@ TEST(CorpusTest, BlockSessionsKeepTheirBytes) {
     size = Mutate(def.grammar(), data, size, seed);
     target->Run(ConstBytes(data).first(size));
   }
+}
+
+// They end by abort, when something is found: what has a name then stays for ever.
+TEST(CorpusTest, TargetsThatListenLeaveNoNameBehind) {
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "nameless";
+  std::filesystem::create_directory(folder);
+  setenv("TMPDIR", folder.c_str(), 1);
+  for (const char* const name : {"qmp", "disk_proc"}) {
+    const auto target = Find(name).make();
+    EXPECT_TRUE(std::filesystem::is_empty(folder)) << name;
+    target->Run({});
+    target->Run({});
+  }
+  unsetenv("TMPDIR");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(DictionaryTest, QuotesWhatEnginesWouldMisread) {

@@ -9,9 +9,10 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 
+#include "base/check.h"
 #include "base/options.h"
+#include "fuzz/host/hidden_socket.h"
 #include "fuzz/host/oracle.h"
 #include "fuzz/parsers/parsers.h"
 #include "vmm-lite/control/control_process.h"
@@ -65,21 +66,15 @@ class Handler final : public vmm::QmpHandler {
 class QmpTarget final : public Target {
  public:
   QmpTarget() : loop_(std::move(*EpollLoop::Create(clock_))) {
-    std::string folder = "/tmp/farside-fuzz-XXXXXX";
-    if (mkdtemp(folder.data()) == nullptr) Violation("host", "no folder can be made in /tmp");
-    path_ = folder + "/qmp";
-    auto server = vmm::QmpServer::Listen(*loop_, handler_, path_);
+    auto server = vmm::QmpServer::Listen(*loop_, handler_, socket_.path());
     if (!server) Violation("host", "{}", server.error().message);
     server_ = std::move(*server);
-  }
-  ~QmpTarget() override {
-    server_.reset();
-    rmdir(path_.substr(0, path_.rfind('/')).c_str());
+    CHECK(socket_.Hide({}));  // It is there.
   }
 
   void Run(ConstBytes input) override {
     ++tally_.sessions;
-    auto client = ConnectUnix(path_);
+    auto client = ConnectUnix(socket_.path());
     if (!client) Violation("host", "{}", client.error().message);
     received_.clear();
     while (!input.empty()) {
@@ -127,7 +122,7 @@ class QmpTarget final : public Target {
   MonotonicClock clock_;
   std::unique_ptr<EpollLoop> loop_;
   Handler handler_;
-  std::string path_;
+  HiddenSocket socket_;
   std::unique_ptr<vmm::QmpServer> server_;
   std::string received_;
 };

@@ -7,13 +7,12 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
 #include <string>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "devices/registry/registry.h"
+#include "fuzz/host/hidden_socket.h"
 #include "fuzz/host/oracle.h"
 #include "fuzz/host/player.h"
 #include "fuzz/host/shared_counters.h"
@@ -32,18 +31,15 @@ constexpr std::chrono::microseconds kStray{200};  // The process is near, and ou
 class DiskProcTarget final : public Target {
  public:
   DiskProcTarget() {
-    directory_ = std::filesystem::temp_directory_path() / "farside-fuzz-XXXXXX";
-    CHECK(mkdtemp(directory_.data()) != nullptr);
     ShareCounters();
     Start();
+    if (!socket_.Hide(kConnectTime)) ExpectProcess();
     pump_.Watch(player_.client());
   }
 
   ~DiskProcTarget() override {
     kill(child_, SIGKILL);
     waitpid(child_, nullptr, 0);
-    std::error_code ignored;
-    std::filesystem::remove_all(directory_, ignored);
   }
 
   void Run(ConstBytes input) override {
@@ -61,15 +57,13 @@ class DiskProcTarget final : public Target {
   }
 
  private:
-  std::string socket_path() const { return directory_ + "/socket"; }
-
   void Start() {
     child_ = fork();
     CHECK(child_ >= 0);
     if (child_ != 0) return;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     MuteLog();
-    const std::string socket = "--socket-path=" + socket_path();
+    const std::string socket = "--socket-path=" + socket_.path();
     const char* const arguments[] = {
         "disk-proc",
         "-blockdev",
@@ -81,18 +75,22 @@ class DiskProcTarget final : public Target {
     _exit(DeviceProcessMain("disk-proc", DiskModels(), std::size(arguments), arguments));
   }
 
-  std::unique_ptr<Transport> Connect() {
+  void ExpectProcess() const {
     if (int status; waitpid(child_, &status, WNOHANG) == child_) {
       Violation("server-gone", "the process has ended {} {}",
                 WIFSIGNALED(status) ? "by signal" : "with status",
                 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
     }
-    auto transport = ConnectTo(socket_path(), kConnectTime);
+  }
+
+  std::unique_ptr<Transport> Connect() {
+    ExpectProcess();
+    auto transport = ConnectTo(socket_.path(), kConnectTime);
     if (transport != nullptr) pump_.set_fd(transport->fd());
     return transport;
   }
 
-  std::string directory_;
+  HiddenSocket socket_;
   pid_t child_ = -1;
   SocketPump pump_{kStray};
   Player player_{ServerGrammar(), pump_, [this] { return Connect(); }};
