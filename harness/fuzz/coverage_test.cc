@@ -29,6 +29,12 @@ TEST(Coverage, IsOfFilesBelowTheRoot) {
   EXPECT_EQ(Ranges(file.uncovered), "2-3, 7");
 }
 
+TEST(Coverage, LeavesOutWhatIsForTests) {
+  const nlohmann::json json =
+      ToJson(Coverage{{"protocol/test_support.h", Covered()}, {"devices/testing/x.cc", Covered()}});
+  EXPECT_TRUE(json["files"].empty());
+}
+
 TEST(Page, ShowsWhatIsThereAndEscapesIt) {
   const nlohmann::json report = {
       {"made", "today"},
@@ -68,6 +74,7 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
   EXPECT_THAT(page, HasSubstr("1 &lt; 2"));
   EXPECT_THAT(page, HasSubstr("a&lt;b&gt;"));
   EXPECT_THAT(page, HasSubstr("2-3, 7"));
+  EXPECT_THAT(page, HasSubstr("<td class=\"n bad\"><span class=bar><i style=\"width:25%"));
   EXPECT_THAT(page, HasSubstr("1 of 2 found by fuzzing"));
   EXPECT_THAT(page, HasSubstr("The tests kill 1"));
   EXPECT_THAT(page, HasSubstr("ORACLE reset<td class=n>0.3"));

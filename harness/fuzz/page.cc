@@ -13,6 +13,10 @@ namespace {
 
 using nlohmann::json;
 
+// Per cent, of the lines and branches of protocol/ and of devices/.
+constexpr double kLineBound = 90;
+constexpr double kBranchBound = 80;
+
 constexpr std::string_view kHead = R"(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Farside: fuzzing</title><style>
 body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c2733}
@@ -93,21 +97,27 @@ std::string Targets(const json& targets, const json& without) {
   return out;
 }
 
+// Red below what is asked of a folder as a whole.
+std::string Reached(const json& row, const char* some, const char* all, double bound) {
+  const double percent = Percent(Number(row, some), Number(row, all));
+  return fmt::format("<td class=\"n{}\">{}<td class=n>{} of {}", percent < bound ? " bad" : "",
+                     Bar(percent), Text(row, some), Text(row, all));
+}
+
 // What is not reached unfolds: beside the figures it would be a column of hundreds of lines.
-std::string CoverageRows(const json& rows) {
+std::string CoverageRows(const json& rows, double line_bound, double branch_bound) {
   std::string out;
   for (const json& row : rows) {
     const std::string lines = Text(row, "uncovered");
-    out += fmt::format(
-        "<tr><td>{}<td class=n>{}<td class=n>{} of {}<td class=n>{}<td class=n>{} of {}</tr>\n",
+    const std::string name =
         lines.empty() ? Text(row, "name")
-                      : fmt::format("<details><summary>{}</summary><p class=dim>not reached: {}</p>"
-                                    "</details>",
-                                    Text(row, "name"), lines),
-        Bar(Percent(Number(row, "lines_covered"), Number(row, "lines"))),
-        Text(row, "lines_covered"), Text(row, "lines"),
-        Bar(Percent(Number(row, "branches_covered"), Number(row, "branches"))),
-        Text(row, "branches_covered"), Text(row, "branches"));
+                      : fmt::format(
+                            "<details><summary>{}</summary><p class=dim>not reached: {}</p>"
+                            "</details>",
+                            Text(row, "name"), lines);
+    out += fmt::format("<tr><td>{}{}{}</tr>\n", name,
+                       Reached(row, "lines_covered", "lines", line_bound),
+                       Reached(row, "branches_covered", "branches", branch_bound));
   }
   return out;
 }
@@ -118,8 +128,11 @@ std::string CoverageSection(const json& coverage) {
     return out + fmt::format("<p>Not measured: {}.</p>\n", Text(coverage, "why"));
   }
   constexpr std::string_view kColumns = "<th class=n colspan=2>lines<th class=n colspan=2>branches";
-  out += fmt::format("<table><tr><th>folder{}</tr>\n{}</table>\n", kColumns,
-                     CoverageRows(coverage.at("folders")));
+  out += fmt::format(
+      "<p class=dim>A folder is to have {:.0f} % of its lines and {:.0f} % of its "
+      "branches reached.</p>\n<table><tr><th>folder{}</tr>\n{}</table>\n",
+      kLineBound, kBranchBound, kColumns,
+      CoverageRows(coverage.at("folders"), kLineBound, kBranchBound));
   std::vector<json> files = coverage.at("files");
   const auto missing = [](const json& file) {
     return Number(file, "lines") - Number(file, "lines_covered");
@@ -129,7 +142,7 @@ std::string CoverageSection(const json& coverage) {
   return out + fmt::format(
                    "<h3>By file, those first that miss most</h3><p class=dim>A click on a file "
                    "shows which lines.</p><table><tr><th>file{}</tr>\n{}</table>\n",
-                   kColumns, CoverageRows(files));
+                   kColumns, CoverageRows(files, 0, 0));
 }
 
 std::string Registers(const json& target) {
