@@ -15,6 +15,7 @@ using scsi::Byte;
 
 constexpr uint32_t kInstructionSize = 8;  // Of most.
 constexpr uint32_t kCount = 0xff'ffff;
+constexpr uint32_t kInput = 1;  // Of a phase: the I/O signal.
 
 // Kinds of instructions by their upper bits: chapter 5.
 constexpr bool IsBlockMove(uint32_t first) { return first >> 30 == 0; }
@@ -298,7 +299,9 @@ void LsiReferee::OnTableEntry(ConstBytes entry) {
 void LsiReferee::OnBus(const Program& now, uint64_t iova, ConstBytes bytes, bool out) {
   if (!IsBlockMove(now.dbc)) return;
   if ((now.dbc & kMoveIndirect) != 0) return LoseBus();
-  if (now.dnad != static_cast<uint32_t>(iova)) {
+  // A table entry may lie where DNAD points before it has that entry's address.
+  const bool against_phase = out == ((now.dbc >> 24 & kInput) != 0);
+  if (now.dnad != static_cast<uint32_t>(iova) || against_phase) {
     if (out && bytes.size() == kInstructionSize) OnTableEntry(bytes);
     return;
   }
