@@ -294,12 +294,15 @@ Result<void> PciDevice::Load(StateReader& in) {
 
   std::swap(config_, config);
   std::swap(msix_, msix);
+  // A model whose registers say what the level is has the last word.
+  const bool old_level = std::exchange(intx_level_, level != 0);
   if (const auto loaded = LoadModel(in); !loaded) {
     std::swap(config_, config);
     std::swap(msix_, msix);
+    intx_level_ = old_level;
     return loaded;
   }
-  SetIntxLevel(level != 0);
+  UpdateIntx();
   DeliverPending();
   return {};
 }

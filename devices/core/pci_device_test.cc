@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -76,6 +77,7 @@ class TestDevice final : public PciDevice {
   int resets = 0;
   int master_changes = 0;
   bool refuses_load = false;
+  std::optional<bool> intx_of_registers;  // A load finds it in them.
   bool takes_self_access = false;
   std::vector<std::tuple<uint32_t, uint64_t, size_t>> self_accesses;
 
@@ -102,6 +104,7 @@ class TestDevice final : public PciDevice {
     if (in.remaining() != 0 || refuses_load) return Fail("the model refuses");
     if (const auto finished = in.Finish(); !finished) return finished;
     Copy(Bytes(bars[0]).first(64), loaded);
+    if (intx_of_registers) SetIntxLevel(*intx_of_registers);
     return {};
   }
   void SaveModelFast(FastState& out) const override { out.PutArray(bars.at(0)); }
@@ -602,6 +605,15 @@ TEST_F(PciDeviceStateTest, ASavedDeviceLoadedIntoAnotherIsTheSameDevice) {
   EXPECT_EQ(SaveOf(other), state);
   EXPECT_TRUE(std::ranges::equal(other.config().bytes(), device_.config().bytes()));
   EXPECT_EQ(other.bars[0], device_.bars[0]);
+}
+
+// As where a state was damaged on its way, or is of a build with a bug.
+TEST_F(PciDeviceStateTest, TheModelKnowsBetterThanItsStateWhetherTheLineIsUp) {
+  const auto state = Save();
+  TestDevice other(Env());
+  other.intx_of_registers = true;
+  EXPECT_CALL(irq_, SetIntx(true));
+  ASSERT_TRUE(LoadInto(other, state));
 }
 
 TEST_F(PciDeviceStateTest, PendingBitsThatTheClientKeepsMoveWithTheDevice) {
