@@ -36,7 +36,7 @@ for binary in "$build"/bin/fuzz_*; do
   rm -rf "$seeds"
   "$build/bin/farside-fuzz" seeds "$name" "$seeds" "$tree"
   rm -f "$OUT/${target}_seed_corpus.zip"
-  (cd "$seeds" && python3 -m zipfile -c "$OUT/${target}_seed_corpus.zip" -- *)
+  (cd "$seeds" && python3 -m zipfile -c "$OUT/${target}_seed_corpus.zip" ./*)
   # Windows of guest memory may shrink under the server: SIGBUS is its own to handle.
   cat >"$OUT/$target.options" <<'OPTIONS'
 [libfuzzer]
