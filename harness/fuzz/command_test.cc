@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <utility>
+
 #include "harness/fuzz/findings.h"
 #include "harness/fuzz/fuzz_main.h"
+#include "harness/scenario/child.h"
 
 namespace farside::campaign {
 namespace {
@@ -61,6 +65,44 @@ TEST(Findings, AreCountedByIdentity) {
   EXPECT_THAT(Table(findings), HasSubstr("SEGV: nvme::Sq::Fetch"));
   EXPECT_THAT(Junit("nvme", findings), HasSubstr("failures=\"1\""));
   EXPECT_THAT(Junit("nvme", {}), HasSubstr("<testcase classname=\"fuzz\" name=\"nvme\"/>"));
+}
+
+// A libFuzzer that each input of the corpus ends while it is read, and the farside-fuzz to it.
+constexpr std::string_view kFuzzer = R"(#!/bin/sh
+for last; do :; done
+artifact=${last#-artifact_prefix=}crash-1
+for file in "$1"/*; do
+  [ -e "$file" ] || break
+  cp "$file" "$artifact"
+  echo "Test unit written to $artifact"
+  exit 77
+done
+printf '#1\tINITED cov: 1 ft: 1 corp: 1/1b exec/s: 0\n'
+)";
+constexpr std::string_view kTool = R"(#!/bin/sh
+echo "farside-fuzz: ORACLE reset: a seeded bug"
+exit 1
+)";
+
+TEST(FuzzMain, ARunGoesOnBehindInputsOfTheCorpusThatEndIt) {
+  namespace fs = std::filesystem;
+  const std::string folder = scenario::MakeDirectory().value();
+  fs::create_directory(folder + "/corpus");
+  for (const char* const name : {"1", "2", "3", "4", "5"}) {
+    ASSERT_TRUE(WriteText(folder + "/corpus/" + name, name));
+  }
+  for (const auto& [name, text] :
+       {std::pair("fuzz_x", kFuzzer), std::pair("farside-fuzz", kTool)}) {
+    ASSERT_TRUE(WriteText(folder + "/" + name, text));
+    fs::permissions(folder + "/" + name, fs::perms::owner_all);
+  }
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(FuzzMain({"run", "x", "--seconds", "5", "--bin-dir", folder, "--corpus",
+                      folder + "/corpus", "--findings", folder + "/found"}),
+            kFound);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("1 found"));
+  EXPECT_TRUE(fs::is_empty(folder + "/corpus"));
+  fs::remove_all(folder);
 }
 
 }  // namespace

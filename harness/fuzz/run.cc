@@ -206,7 +206,7 @@ class Campaign {
       const bool begun = connects() || HasBegun(output);
       worker.stillborn = begun ? 0 : worker.stillborn + 1;
       if (!artifact || worker.stillborn >= kMaxStillborn) return Complaint(output);
-      if (auto kept = Keep(*artifact, output, begun); !kept) return kept;
+      if (auto kept = Keep(worker, *artifact, output, begun); !kept) return kept;
     }
     return Start(worker);
   }
@@ -233,7 +233,8 @@ class Campaign {
   }
 
   // Names the input, unless there is one of the same fault.
-  Result<void> Keep(const std::string& artifact, const std::string& output, bool begun) {
+  Result<void> Keep(Worker& worker, const std::string& artifact, const std::string& output,
+                    bool begun) {
     Finding finding{.file = artifact, .events = CountEvents(output), .count = 1, .repro = output};
     if (!connects()) {
       auto examined = Examine(line_.tool, line_.target, artifact);
@@ -248,7 +249,7 @@ class Campaign {
       finding.fault.last_event.clear();
     }
     // A part of the corpus that ends the fuzzer would end the next one, too.
-    if (!begun) TakeOutOfCorpus(artifact);
+    if (!begun && TakeOutOfCorpus(artifact)) worker.stillborn = 0;
     const std::string name = fmt::format("{}/{}.bin", line_.findings, finding.fault.Identity());
     finding.file = name;
     std::error_code error;
@@ -265,7 +266,9 @@ class Campaign {
     return {};
   }
 
-  void TakeOutOfCorpus(const std::string& artifact) const {
+  // False if it is not there. As long as it is, the corpus gets smaller: however many of its inputs
+  // end the fuzzer, one of the next ones begins.
+  bool TakeOutOfCorpus(const std::string& artifact) const {
     const auto content = [](const fs::path& path) {
       std::ifstream in(path, std::ios::binary);
       return std::string(std::istreambuf_iterator<char>(in), {});
@@ -274,8 +277,9 @@ class Campaign {
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(line_.corpus, error)) {
       if (!entry.is_regular_file(error) || entry.file_size(error) != bytes.size()) continue;
-      if (content(entry.path()) == bytes) fs::remove(entry.path(), error);
+      if (content(entry.path()) == bytes) return fs::remove(entry.path(), error);
     }
+    return false;
   }
 
   void Sum(const std::vector<Worker>& workers) {
