@@ -44,8 +44,7 @@ if(FARSIDE_SANITIZE STREQUAL "address")
   target_compile_options(farside_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(farside_settings INTERFACE -fsanitize=address,undefined)
-  # Bounds of spans and of members, which AddressSanitizer does not see inside of an object.
-  target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1 _GLIBCXX_ASSERTIONS=1)
+  target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1)
 elseif(FARSIDE_SANITIZE STREQUAL "thread")
   target_compile_options(farside_settings INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
   target_link_options(farside_settings INTERFACE -fsanitize=thread)

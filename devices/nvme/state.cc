@@ -344,7 +344,6 @@ void Controller::TakeOver(Loaded& loaded) {
   }
   if ((csts() & kCstsShst) == kCstsShstOccurring) scope_.Spawn(Shutdown(epoch_));
   scope_.Spawn(SettleLater());
-  UpdateIntx();
   KickAll();
   DeliverEvents();
 }

@@ -20,6 +20,9 @@
 #include "fuzz/targets/target.h"
 #include "process/device_process.h"
 
+// clang's, in the coverage build alone.
+extern "C" int __llvm_profile_write_file(void) __attribute__((weak));
+
 namespace farside::fuzz {
 namespace {
 
@@ -38,7 +41,8 @@ class DiskProcTarget final : public Target {
   }
 
   ~DiskProcTarget() override {
-    kill(child_, SIGKILL);
+    // Where coverage is measured it ends by itself and says what it executed.
+    kill(child_, __llvm_profile_write_file != nullptr ? SIGTERM : SIGKILL);
     waitpid(child_, nullptr, 0);
   }
 
@@ -71,8 +75,11 @@ class DiskProcTarget final : public Target {
         "-device",
         "nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5",
         socket.c_str()};
+    const int status =
+        DeviceProcessMain("disk-proc", DiskModels(), std::size(arguments), arguments);
+    if (__llvm_profile_write_file != nullptr) __llvm_profile_write_file();
     // No destructor of the parent's and no leak check here.
-    _exit(DeviceProcessMain("disk-proc", DiskModels(), std::size(arguments), arguments));
+    _exit(status);
   }
 
   void ExpectProcess() const {

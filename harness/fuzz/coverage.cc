@@ -88,8 +88,9 @@ Result<Coverage> MeasureCoverage(const std::string& program, const std::vector<C
   } const remover{*directory};
   std::vector<std::string> merge = {"merge", "-sparse", "-o", *directory + "/all.profdata"};
   for (size_t i = 0; i < corpora.size(); ++i) {
-    const std::string raw = fmt::format("{}/{}.profraw", *directory, i);
-    setenv("LLVM_PROFILE_FILE", raw.c_str(), 1);
+    // %m: a target that forks adds to the same file.
+    const fs::path counts = fs::path(*directory) / std::to_string(i);
+    setenv("LLVM_PROFILE_FILE", (counts / "%m.profraw").c_str(), 1);
     const auto ran =
         RunProgram(program, {"run", corpora[i].target, corpora[i].directory}, kTimeout);
     if (!ran) return tl::unexpected(ran.error());
@@ -97,7 +98,8 @@ Result<Coverage> MeasureCoverage(const std::string& program, const std::vector<C
       return Fail("{} run {} {} {}; does an input in it end the target?", program,
                   corpora[i].target, corpora[i].directory, ran->how);
     }
-    merge.push_back(raw);
+    std::error_code error;  // Of a folder that is not there: nothing was counted.
+    for (const auto& file : fs::directory_iterator(counts, error)) merge.push_back(file.path());
   }
   unsetenv("LLVM_PROFILE_FILE");
   if (auto merged = RunTool("llvm-profdata", merge); !merged) return tl::unexpected(merged.error());
