@@ -47,8 +47,9 @@ class ScsiRefereeTest : public testing::Test {
   ScsiReferee referee_{{ScsiUnit{.disk = &disk_, .block_size = 512}}};
 };
 
-const auto kRead = Pack({0x28, 0, 0, 0, 0, 127, 0, 0, 1, 0});
-const auto kReadBehind = Pack({0x28, 0, 0, 0, 0, 128, 0, 0, 1, 0});
+static_assert(Disk::kSize / 512 == 0x1000);
+const auto kRead = Pack({0x28, 0, 0, 0, 0x0f, 0xff, 0, 0, 1, 0});
+const auto kReadBehind = Pack({0x28, 0, 0, 0, 0x10, 0x00, 0, 0, 1, 0});
 const auto kModeSelect = Pack({0x15, 0x10, 0, 0, 6, 0});
 
 TEST_F(ScsiRefereeTest, ALawfulReadFailsForOtherReasonsThanItself) {
