@@ -129,6 +129,8 @@ TEST_F(CliTest, CensusCountsRegistersAndCommands) {
   const auto json = nlohmann::json::parse(Call({"census", "nvme", Path("corpus")}).output);
   EXPECT_EQ(json["inputs"], 8);
   EXPECT_EQ(json["sessions"], 8);
+  EXPECT_EQ(json["made_up"]["sessions"], 1000);
+  EXPECT_GT(json["made_up"]["with_io"], 300);
   std::set<std::string> names;
   uint64_t accesses = 0;
   for (const auto& row : json["registers"]) {

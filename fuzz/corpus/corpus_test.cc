@@ -89,11 +89,11 @@ TEST(RecordTest, MadeUpSessionsReplay) {
   for (const char* name : {"record_nvme", "record_lsi"}) {
     const TargetDef& def = Find(name);
     const auto target = def.make();
-    for (uint64_t seed = 0; seed < 60; ++seed) {
+    for (uint64_t seed = 0; seed < 16; ++seed) {
       Store store;
       target->Run(Encode(MakeUp(def.grammar(), seed, 32, store)));
     }
-    EXPECT_GT(target->tally().with_dma, 30u) << name;
+    EXPECT_GT(target->tally().with_dma, 8u) << name;
   }
 }
 

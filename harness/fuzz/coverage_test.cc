@@ -43,6 +43,7 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
          {"inputs", 3},
          {"rate", 1000.0},
          {"shares", {{"dma", 40.0}}},
+         {"corpus_shares", {{"dma", 30.0}}},
          {"present", false},
          {"why", "DMA in fewer than 50 %"},
          {"registers", {{{"name", "BAR0 CC"}, {"reads", 1}, {"writes", 0}, {"writable", true}}}},
@@ -69,6 +70,7 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
       {"without", {"lsi", "state"}}};
   const std::string page = Page(report);
   EXPECT_THAT(page, HasSubstr("absent: DMA in fewer than 50 %"));
+  EXPECT_THAT(page, HasSubstr("40 % <span class=dim>(30 %)"));
   EXPECT_THAT(page, HasSubstr("BAR0 CC (never written)"));
   EXPECT_THAT(page, HasSubstr("Never given:</span> admin Identify"));
   EXPECT_THAT(page, HasSubstr("1 &lt; 2"));

@@ -77,8 +77,10 @@ std::string Targets(const json& targets, const json& without) {
                        Text(target, "inputs"), Number(target, "rate"));
     const json& shares = target.at("shares");
     for (const char* name : {"dma", "interrupts", "io"}) {
-      out += shares.contains(name) ? fmt::format("<td class=n>{:.0f} %", Number(shares, name))
-                                   : std::string("<td class=n>");
+      out += shares.contains(name)
+                 ? fmt::format("<td class=n>{:.0f} % <span class=dim>({:.0f} %)</span>",
+                               Number(shares, name), Number(target.at("corpus_shares"), name))
+                 : std::string("<td class=n>");
     }
     out += target.value("present", false)
                ? "<td class=good>present"
@@ -86,7 +88,9 @@ std::string Targets(const json& targets, const json& without) {
     out += "</tr>\n";
   }
   out +=
-      "</table>\n<p class=dim>A target whose sessions reach DMA in fewer than 50 %, interrupts "
+      "</table>\n<p class=dim>Shares of 1,000 made-up sessions of 32 events; in brackets those of "
+      "the stored inputs, which are shrunk to what is theirs alone. A target whose sessions reach "
+      "DMA in fewer than 50 %, interrupts "
       "or disk commands in fewer than 30 % only pokes at the surface: it counts as "
       "absent.</p>\n";
   // Of what none was given, nothing below says anything either.

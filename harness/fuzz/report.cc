@@ -97,6 +97,15 @@ std::string Missing(const json& target) {
   return why;
 }
 
+// Per cent.
+json SharesOf(const json& tally) {
+  const auto number = [&](const char* name) { return tally.at(name).get<double>(); };
+  const double sessions = std::max(number("sessions"), 1.0);
+  return {{"dma", 100 * number("with_dma") / sessions},
+          {"interrupts", 100 * number("with_interrupts") / sessions},
+          {"io", 100 * number("with_io") / sessions}};
+}
+
 Result<json> CensusOf(const std::string& tool, const Corpus& corpus) {
   const auto ran = RunProgram(tool, {"census", corpus.target, corpus.directory}, kTimeout);
   if (!ran) return tl::unexpected(ran.error());
@@ -109,15 +118,14 @@ Result<json> CensusOf(const std::string& tool, const Corpus& corpus) {
   auto census = ParseJson(ran->output);
   if (!census) return tl::unexpected(census.error());
   json target = *std::move(census);
-  const auto number = [&](const char* name) { return target.at(name).get<double>(); };
-  const double sessions = std::max(number("sessions"), 1.0);
   target["directory"] = corpus.directory;
-  target["rate"] = number("inputs") / std::max(number("seconds"), 1e-6);
+  target["rate"] =
+      target.at("inputs").get<double>() / std::max(target.at("seconds").get<double>(), 1e-6);
   target["shares"] = json::object();
+  target["corpus_shares"] = json::object();
   if (target.at("has_io").get<bool>()) {
-    target["shares"] = {{"dma", 100 * number("with_dma") / sessions},
-                        {"interrupts", 100 * number("with_interrupts") / sessions},
-                        {"io", 100 * number("with_io") / sessions}};
+    target["shares"] = SharesOf(target.at("made_up"));
+    target["corpus_shares"] = SharesOf(target);
   }
   target["why"] = Missing(target);
   target["present"] = target.at("why").get<std::string>().empty();
