@@ -61,18 +61,21 @@ std::string Header(const TargetDef& def, const std::string& name, bool parser) {
 std::string SessionTest(const TargetDef& def, const std::string& name, ConstBytes input) {
   Session session;
   Decode(input, &session);
+  const bool parser = IsParser(def);
   return fmt::format(
-      "{}#include \"fuzz/session/text.h\"\n"
+      "{}{}#include \"fuzz/session/text.h\"\n"
       "#include \"fuzz/targets/target.h\"\n\n"
       "namespace farside::fuzz {{\nnamespace {{\n\n"
       "// clang-format off\nconstexpr std::string_view kSession = {}{}{};\n// clang-format on\n\n"
       "TEST(Fuzzed, {}) {{\n"
-      "  Store store;\n"
+      "{}  Store store;\n"
       "  const auto session = ParseSession(kSession, store);\n"
       "  ASSERT_TRUE(session) << session.error().message;\n"
       "  FindTarget(session->target)->make()->Run(Encode(session->session));\n"
       "}}\n\n}}  // namespace\n}}  // namespace farside::fuzz\n",
-      Header(def, name, false), kBegin, FormatSession(def.name, session), kEnd, CamelCase(name));
+      Header(def, name, parser), parser ? "#include \"fuzz/parsers/parsers.h\"\n" : "", kBegin,
+      FormatSession(def.name, session), kEnd, CamelCase(name),
+      parser ? "  AddParserTargets();\n" : "");
 }
 
 std::string BytesTest(const TargetDef& def, const std::string& name, ConstBytes input) {

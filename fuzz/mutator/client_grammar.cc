@@ -154,12 +154,50 @@ class Client final : public Grammar {
     }
   }
 
+  using Members = std::initializer_list<std::pair<std::string_view, std::string>>;
+
+  // Some of the members, in JSON; or something else that it is not to be.
+  static std::string Object(Making& making, Members members) {
+    if (making.OneIn(12)) return making.OneIn(2) ? "3" : "null";
+    std::string text;
+    for (const auto& [key, value] : members) {
+      if (making.OneIn(3)) continue;
+      text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", key, value);
+    }
+    return "{" + text + "}";
+  }
+
+  // What VERSION can say, mostly of the right types.
+  static std::string Capabilities(Making& making) {
+    const auto number = [&] {
+      if (making.OneIn(16)) return std::string(making.OneIn(2) ? "-1" : "\"1\"");
+      return std::to_string(making.OneIn(3) ? making.Number() : making.Below(5));
+    };
+    const auto boolean = [&] {
+      if (making.OneIn(16)) return std::string("1");
+      return std::string(making.OneIn(2) ? "true" : "false");
+    };
+    const std::string name = making.OneIn(8) ? "1" : "\"nvme\"";
+    return Object(
+        making,
+        {{"max_msg_fds", number()},
+         {"max_data_xfer_size", number()},
+         {"max_dma_maps", number()},
+         {"pgsizes", number()},
+         {"write_multiple", boolean()},
+         {"migration", Object(making, {{"pgsize", number()}, {"max_bitmap_size", number()}})},
+         {"twin_socket", Object(making, {{"supported", boolean()}, {"fd_index", number()}})},
+         {"farside",
+          Object(making, {{"interrupt", boolean()}, {"clock", boolean()}, {"device", name}})}});
+  }
+
   static void SpoilVersion(Making& making, std::vector<Event>* out) {
     if (making.OneIn(6)) return Spoil(making, out);
     if (making.OneIn(8)) {
       return out->push_back(Overwrite(making, {making.Below(2) * 2, 2}, making.Number()));
     }
-    std::string text(kTexts[making.Below(std::size(kTexts))]);
+    std::string text = making.OneIn(2) ? std::string(kTexts[making.Below(std::size(kTexts))])
+                                       : Object(making, {{"capabilities", Capabilities(making)}});
     if (making.OneIn(8)) {
       // Deep, or long.
       const size_t size = 1 + making.Below(making.OneIn(4) ? 4000 : 20);
