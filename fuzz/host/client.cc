@@ -348,7 +348,10 @@ void Client::WriteMemory(uint64_t iova, ConstBytes data) {
 }
 
 void Client::Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd) {
-  const SharedWindow& memory = iova >= Host::kHighBase ? high_memory_ : memory_;
+  const bool high = iova >= Host::kHighBase && size <= Host::kHighSize;
+  const SharedWindow& memory = high ? high_memory_ : memory_;
+  // None shows the guard behind it.
+  if (size > Host::kSize && size <= Host::kSize + SharedWindow::kGuard) by_fd = false;
   MapFile({.flags = flags, .offset = by_fd ? memory.offset() : 0, .iova = iova, .size = size},
           by_fd ? memory.fd() : -1);
 }
@@ -444,7 +447,8 @@ void Client::SetIrqs(const Event& event) {
     Vector& vector = vectors_[one];
     const auto place = std::ranges::find(used, one);
     if (place != used.end()) {
-      vector.armed = done && trigger;
+      // Where the reply waits behind something that is held, it may be armed yet.
+      vector.armed = (done || waiting_[last_id_]) && trigger;
       vector.index = set.index;
       vector.number = set.start + static_cast<uint32_t>(place - used.begin());
       continue;
