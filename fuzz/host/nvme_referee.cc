@@ -410,14 +410,13 @@ void NvmeReferee::JudgeAdmin(const Sqe& sqe, const Cqe& cqe, bool alone) {
       return;
     case AdminOpcode::kSetFeatures: {
       const auto feature = FeatureId{static_cast<uint8_t>(sqe.cdw10)};
-      if (feature == FeatureId::kNumberOfQueues &&
-          ((cqe.dw0 & 0xffff) >= facts_.io_pairs || cqe.dw0 >> 16 >= facts_.io_pairs)) {
-        Violation("nvme-status", "Number of Queues gives {:#x}; there are {} pairs", cqe.dw0,
-                  facts_.io_pairs);
-      }
       if (feature == FeatureId::kNumberOfQueues) {
         book_.max_sqid = (cqe.dw0 & 0xffff) + 1;
         book_.max_cqid = (cqe.dw0 >> 16) + 1;
+        if (std::max(book_.max_sqid, book_.max_cqid) > facts_.io_pairs) {
+          Violation("nvme-status", "Number of Queues gives {:#x}; there are {} pairs", cqe.dw0,
+                    facts_.io_pairs);
+        }
       }
       if (feature == FeatureId::kInterruptVectorConfiguration &&
           (sqe.cdw11 & 0xffff) >= std::max(device_.info().msix_count, device_.info().msi_count)) {
@@ -599,8 +598,9 @@ std::optional<std::vector<DmaSegment>> NvmeReferee::Pages(const Sqe& sqe, uint64
   const uint64_t first = std::min(size, page_size() - sqe.prp1 % page_size());
   std::vector<DmaSegment> segments{{sqe.prp1, first}};
   const uint64_t pages = (size - first + page_size() - 1) / page_size();
-  std::vector<uint64_t> list = list_;
-  if (pages > 1 && list_.empty()) list = ListInMemory(sqe.prp2, pages);
+  std::vector<uint64_t> unread;
+  if (pages > 1 && list_.empty()) unread = ListInMemory(sqe.prp2, pages);
+  const std::vector<uint64_t>& list = list_.empty() ? unread : list_;
   if (pages > 1 && (list.size() != pages || (!list_.empty() && list_iova_ != sqe.prp2))) {
     return std::nullopt;
   }

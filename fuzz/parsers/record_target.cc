@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "devices/core/deadline.h"
+#include "devices/core/drain.h"
 #include "devices/registry/registry.h"
 #include "devices/server/device_tap.h"
 #include "fuzz/host/cursor.h"
@@ -81,11 +82,6 @@ class Recording {
   Result<void> Finish() { return file_.Finish(); }
 
  private:
-  static Task<void> DrainAndResume(Device& device) {
-    co_await device.Drain();
-    device.Resume();
-  }
-
   void Add(const nlohmann::json& options) {
     OptionReader reader("device", options);
     const Model& model = **FindModel(DiskModels(), reader.RequiredString("driver"));

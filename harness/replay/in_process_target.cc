@@ -4,6 +4,7 @@
 
 #include "base/epoll_loop.h"
 #include "devices/core/deadline.h"
+#include "devices/core/drain.h"
 #include "devices/registry/registry.h"
 #include "harness/replay/target.h"
 #include "process/command_line.h"
@@ -224,12 +225,6 @@ class InProcessTarget final : public Target {
   static Task<void> Drain(Device& device, bool* drained) {
     co_await device.Drain();
     *drained = true;
-  }
-
-  // As the server does it.
-  static Task<void> DrainAndResume(Device& device) {
-    co_await device.Drain();
-    device.Resume();
   }
 
   std::unique_ptr<ManualClock> clock_;

@@ -176,9 +176,7 @@ std::optional<GuestWrites::Access> Replayer::TakeRecorded(Command command,
       access.range.count != range.count) {
     return std::nullopt;
   }
-  GuestWrites::Access taken = access;
-  guest_.PassAccess();
-  return taken;
+  return guest_.TakeAccess();
 }
 
 int Replayer::OnDmaRead(uint64_t iova, Bytes out) {
@@ -223,8 +221,7 @@ bool Replayer::RefuseLease(uint64_t iova, uint64_t size) {
   const bool refused =
       access.command == Command::kDmaWrite && access.error != 0 && !access.has_payload;
   if (!refused || access.range.iova != iova || access.range.count > size) return false;
-  Push(Command::kDmaWrite, AsBytes(access.range), {});
-  guest_.PassAccess();
+  Push(Command::kDmaWrite, AsBytes(guest_.TakeAccess().range), {});
   return true;
 }
 

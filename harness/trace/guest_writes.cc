@@ -55,9 +55,11 @@ Result<const GuestWrites::Access*> GuestWrites::NextAccess() {
   return accesses_.empty() ? nullptr : &accesses_.front();
 }
 
-void GuestWrites::PassAccess() {
-  bytes_due_ -= accesses_.front().data.size();
+GuestWrites::Access GuestWrites::TakeAccess() {
+  Access access = std::move(accesses_.front());
   accesses_.pop_front();
+  bytes_due_ -= access.data.size();
+  return access;
 }
 
 void GuestWrites::KeepAccess(const Access& asked, const Event& answer) {

@@ -29,7 +29,7 @@ class GuestWrites {
   static constexpr size_t kBytesAhead = 64 << 20;
 
   // `device` is its number in the trace. `keeps_accesses`: NextAccess is asked, and everything it
-  // gives is passed.
+  // gives is taken.
   static Result<std::unique_ptr<GuestWrites>> Open(const std::string& path, uint32_t device,
                                                    bool keeps_accesses = false);
 
@@ -53,9 +53,10 @@ class GuestWrites {
     bool has_payload = false;  // Of a write: its data are there. A lease that was refused has none.
     std::vector<std::byte> data;  // That were read.
   };
-  // The first that was not passed; nullptr behind the last.
+  // The first that was not taken; nullptr behind the last.
   Result<const Access*> NextAccess();
-  void PassAccess();
+  // What NextAccess gave.
+  Access TakeAccess();
 
  private:
   static constexpr uint64_t kPageSize = 4096;
