@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "protocol/fake_server.h"
@@ -28,6 +29,7 @@ class Remote {
   }
 
   std::atomic<int> replies = 1;
+  std::atomic<bool> drips = false;  // A byte each 20 ms.
 
  private:
   void Run() {
@@ -48,7 +50,11 @@ class Remote {
     for (int i = 0; i < replies; ++i) {
       AppendTo(bytes, Pack(mpqemu::MakeHeader(mpqemu::Command::kRet, sizeof value), value));
     }
-    transport_->Send(bytes, {});
+    for (ConstBytes rest(bytes); drips && !rest.empty(); rest = rest.subspan(1)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      if (transport_->Send(rest.first(1), {}) < 0) return;
+    }
+    if (!drips) transport_->Send(bytes, {});
   }
 
   std::unique_ptr<SocketTransport> transport_;
@@ -64,6 +70,19 @@ TEST(HostileRemoteTest, AnswersMoreThanItWasAsked) {
   const auto read = client->RegionRead({.region = 7}, vendor);
   ASSERT_FALSE(read);
   EXPECT_THAT(read.error().message, HasSubstr("RET of 8 bytes unasked"));
+  EXPECT_FALSE(client->alive());
+}
+
+TEST(HostileRemoteTest, SaysItsAnswerByteByByte) {
+  auto sockets = MakeSocketPair().value();
+  Remote remote(std::move(sockets.first));
+  const auto client =
+      mpqemu::MpqemuClient::Attach(std::move(sockets.second), {.timeout_ns = 100'000'000}).value();
+  remote.drips = true;
+  std::array<std::byte, 2> vendor;
+  const auto read = client->RegionRead({.region = 7}, vendor);
+  ASSERT_FALSE(read);
+  EXPECT_THAT(read.error().message, HasSubstr("did not answer within 100 ms"));
   EXPECT_FALSE(client->alive());
 }
 

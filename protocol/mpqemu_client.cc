@@ -41,9 +41,6 @@ constexpr uint32_t kLastDword = kConfigSize - 4;
 constexpr uint64_t kNowhere = uint64_t{1} << 46;
 constexpr uint64_t kPage = 4096;
 
-// The watchdog looks this often at those that block.
-constexpr std::chrono::milliseconds kWatchdogPeriod{50};
-
 tl::unexpected<Error> NotSpoken(std::string_view what) {
   return FailWith(ENOTSUP, "mpqemu has no {}: use a server that speaks vfio-user", what);
 }
@@ -73,7 +70,7 @@ MpqemuClient::~MpqemuClient() {
 void MpqemuClient::RunWatchdog() {
   Lock lock(mutex_);
   while (!ending_) {
-    end_.wait_for(lock, kWatchdogPeriod);
+    end_.wait_for(lock, std::chrono::nanoseconds(options_.timeout_ns / 8));
     if (blocked_until_ns_ == 0 || clock_.now_ns() < blocked_until_ns_) continue;
     blocked_until_ns_ = 0;
     Die({fmt::format("the remote did not answer within {} ms", options_.timeout_ns / 1'000'000),
@@ -134,22 +131,27 @@ bool MpqemuClient::alive() const {
 }
 
 Result<void> MpqemuClient::FlushAll() {
+  const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
   for (;;) {
     const auto flushed = writer_.Flush(*transport_);
     if (!flushed) return Die({"the remote is gone: " + flushed.error().message, EPIPE});
     if (*flushed) return {};
     pollfd room{transport_->fd(), POLLOUT, 0};
-    const auto wait = static_cast<int>(options_.timeout_ns / 1'000'000);
+    const uint64_t now_ns = clock_.now_ns();
+    const uint64_t left_ns = deadline_ns - std::min(deadline_ns, now_ns);
     // The lock is kept: nobody else could send either.
-    if (poll(&room, 1, wait) == 0) return Die({"the remote does not read its socket", ETIMEDOUT});
+    if (left_ns == 0 || poll(&room, 1, static_cast<int>(left_ns / 1'000'000) + 1) == 0) {
+      return Die({"the remote does not read its socket", ETIMEDOUT});
+    }
     if (dead_) return tl::unexpected(*dead_);
   }
 }
 
 Result<void> MpqemuClient::Send(Lock& lock, Command command, ConstBytes payload,
                                 std::span<const int> fds, std::shared_ptr<Call> call) {
+  const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
   while (!dead_ && in_flight_.size() >= kMaxInFlight) {
-    if (auto got = Receive(lock); !got) return got;
+    if (auto got = Receive(lock, deadline_ns); !got) return got;
   }
   if (dead_) return tl::unexpected(*dead_);
   std::vector<UniqueFd> owned;
@@ -176,15 +178,16 @@ Result<FillStatus> MpqemuClient::Fill() {
   return filled;
 }
 
-// Waits for what the socket brings, by itself or by another thread that does already.
-Result<void> MpqemuClient::Receive(Lock& lock) {
+// Waits for what the socket brings, by itself or by another thread that does already: replies come
+// in order, so that its own comes first, or its end.
+Result<void> MpqemuClient::Receive(Lock& lock, uint64_t deadline_ns) {
   if (receiving_) {
     received_.wait(lock);
     if (dead_) return tl::unexpected(*dead_);
     return {};
   }
   receiving_ = true;
-  blocked_until_ns_ = clock_.now_ns() + options_.timeout_ns;
+  blocked_until_ns_ = deadline_ns;
   lock.unlock();
   const auto filled = Fill();
   lock.lock();
@@ -213,9 +216,11 @@ Result<void> MpqemuClient::Receive(Lock& lock) {
 }
 
 Result<uint64_t> MpqemuClient::Wait(Lock& lock, const std::shared_ptr<Call>& call) {
+  // A remote that says its answer byte by byte gets no more time for it.
+  const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
   while (!call->done) {
     if (dead_) return tl::unexpected(*dead_);
-    if (auto got = Receive(lock); !got) return tl::unexpected(got.error());
+    if (auto got = Receive(lock, deadline_ns); !got) return tl::unexpected(got.error());
   }
   return call->value;
 }

@@ -112,7 +112,7 @@ class MpqemuClient final : public DeviceClient {
   Result<void> Send(Lock& lock, Command command, ConstBytes payload, std::span<const int> fds,
                     std::shared_ptr<Call> call);
   Result<uint64_t> Wait(Lock& lock, const std::shared_ptr<Call>& call);
-  Result<void> Receive(Lock& lock);
+  Result<void> Receive(Lock& lock, uint64_t deadline_ns);
   Result<FillStatus> Fill();
   Result<void> FlushAll();
   tl::unexpected<Error> Die(Error error);

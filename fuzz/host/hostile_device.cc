@@ -40,18 +40,31 @@ void HostileDevice::Begin() {
   ResetConfig(regions_[kConfig]);
 }
 
-std::unique_ptr<MemoryTransport> HostileDevice::Connect(bool pieces) {
+void HostileDevice::Reset() {
   Disconnect();
-  reader_ = std::make_unique<vfio_user::FrameReader>(
-      vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
+  for (auto* reader : {&reader_, &twin_reader_}) {
+    *reader = std::make_unique<vfio_user::FrameReader>(
+        vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
+  }
   broken_ = unsure_ = false;
   max_transfer_ = vfio_user::kDefaultMaxDataXferSize;
+}
+
+std::unique_ptr<MemoryTransport> HostileDevice::Connect(bool pieces) {
+  Reset();
+  offers_twin_ = false;
   return line_.Connect(pieces);
+}
+
+UniqueFd HostileDevice::ConnectSocket(bool pieces) {
+  Reset();
+  offers_twin_ = !pieces;
+  return line_.ConnectSocket(pieces);
 }
 
 void HostileDevice::Disconnect() {
   line_.Close();
-  reader_.reset();
+  twin_.Close();
   asked_.clear();
   late_.reset();
 }
@@ -68,6 +81,8 @@ void HostileDevice::Release() {
     queue_.pop_front();
     if (line_.connected()) Play(event);
   }
+  // On another line than the answers it may be seen before or behind them.
+  if (twin_.connected() && broken_) unsure_ = true;
 }
 
 void HostileDevice::Play(const Event& event) {
@@ -78,7 +93,7 @@ void HostileDevice::Play(const Event& event) {
     case Kind::kDeviceFrame:
       return SendFrame(event);
     case Kind::kHangUp:
-      line_.HangUp();
+      own_line().HangUp();
       broken_ = true;
       return;
     default:
@@ -98,13 +113,19 @@ void HostileDevice::SendDma(const Event& event, bool writes) {
   } else {
     Expect(header, payload);
   }
-  line_.Put(AsBytes(header), payload, 0);
+  own_line().Put(AsBytes(header), payload, 0);
 }
 
 void HostileDevice::SendFrame(const Event& event) {
   const size_t fds = event.size % 20u;
   const uint32_t limit = vfio_user::MaxMessageSize(static_cast<uint32_t>(max_transfer_));
-  if (event.data.empty()) return;
+  if (event.data.empty()) {
+    // A device that stops reading. In memory there is always room.
+    if (!line_.across_socket()) return;
+    line_.StopReading();
+    unsure_ = broken_ = true;
+    return;
+  }
   if (fds > kMaxFrameFds) unsure_ = broken_ = true;
   ConstBytes rest = event.data;
   while (!rest.empty() && !broken_ && !unsure_) {
@@ -128,31 +149,47 @@ void HostileDevice::SendFrame(const Event& event) {
       broken_ = true;
     }
   }
-  line_.Put(event.data, {}, fds);
+  own_line().Put(event.data, {}, fds);
 }
 
 // What comes from it.
 
 bool HostileDevice::Step() {
   if (!line_.connected()) return false;
-  auto frames = line_.Receive(*reader_);
-  if (frames) {
-    outstanding_.clear();
-    for (const Frame& frame : *frames) {
-      if (!frame.is_reply() && !frame.no_reply()) outstanding_.push_back(frame.header.message_id);
-    }
-    for (Frame& frame : *frames) Serve(frame);
-    if (late_) answered_[late_->answer].outcome = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
-    late_.reset();
+  bool more = Receive();
+  for (HostileLine* line : {&line_, &twin_}) {
+    const bool unsent = !line->sent();
+    line->SendSome();
+    more = more || (unsent && !line->waits_for_room());
   }
-  const bool more = frames.has_value() || !line_.sent();
-  line_.SendSome();
   return more;
+}
+
+bool HostileDevice::Receive() {
+  if (twin_.connected()) {
+    if (const auto frames = twin_.Receive(*twin_reader_)) {
+      for (const Frame& frame : *frames) OnDmaReply(frame);
+      return true;
+    }
+  }
+  auto frames = line_.Receive(*reader_);
+  if (!frames) return false;
+  outstanding_.clear();
+  for (const Frame& frame : *frames) {
+    if (!frame.is_reply() && !frame.no_reply()) outstanding_.push_back(frame.header.message_id);
+  }
+  for (Frame& frame : *frames) Serve(frame);
+  if (late_) answered_[late_->answer].outcome = unsure_ ? Outcome::kUnsure : Outcome::kEnd;
+  late_.reset();
+  return true;
 }
 
 void HostileDevice::Serve(Frame& frame) {
   if (frame.is_reply()) return OnDmaReply(frame);
-  Release();
+  // On another line than the answer DMA may be before or behind it: not where that counts.
+  const bool moves_windows =
+      frame.command() == Command::kDmaMap || frame.command() == Command::kDmaUnmap;
+  if (!twin_.connected() || !moves_windows) Release();
   AnswerRequest(frame);
   std::erase(outstanding_, frame.header.message_id);
 }
@@ -251,7 +288,8 @@ std::optional<Event> HostileDevice::NextSpoiling() {
   return event;
 }
 
-void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds, int error) {
+void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds, int error,
+                          UniqueFd own) {
   answered_.push_back({.request = request.header});
   Answered& answer = answered_.back();
   if (request.no_reply()) {
@@ -261,6 +299,7 @@ void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds
   Message message;
   if (error == 0) message.payload.assign(made.begin(), made.end());
   message.fds = error == 0 ? made_fds : 0;
+  message.own = std::move(own);
   message.header = error != 0 ? vfio_user::ErrorHeader(request.header, error)
                               : vfio_user::ReplyHeader(request.header, made.size());
   const Event event =
@@ -287,7 +326,7 @@ void HostileDevice::Reply(const Frame& request, ConstBytes made, size_t made_fds
     broken_ = true;
   }
   if (!late_) return;
-  const Late late = *std::exchange(late_, std::nullopt);
+  Late late = *std::exchange(late_, std::nullopt);
   SendReply(late.request, late.message, &answered_[late.answer]);
 }
 
@@ -339,16 +378,16 @@ void HostileDevice::Spoil(Spoiling how, const Event& event, Command command, Mes
   }
 }
 
-void HostileDevice::SendReply(const Frame& request, const Message& message, Answered* answer) {
+void HostileDevice::SendReply(const Frame& request, Message& message, Answered* answer) {
   answer->outcome = Judge(request, message);
   answer->payload = message.payload;
   const uint32_t error = message.header.error;
   answer->error = error == 0 || error > 4095 ? EIO : static_cast<int>(error);
-  line_.Put(AsBytes(message.header), message.payload, message.fds);
+  line_.Put(AsBytes(message.header), message.payload, message.fds, std::move(message.own));
 }
 
 Outcome HostileDevice::Judge(const Frame& request, const Message& message) {
-  const auto& [header, payload, fds, as_made] = message;
+  const auto& [header, payload, fds, own, as_made] = message;
   if (unsure_) return Outcome::kUnsure;
   if (broken_) return Outcome::kEnd;
   const auto end = [this] {
@@ -360,14 +399,20 @@ Outcome HostileDevice::Judge(const Frame& request, const Message& message) {
       (!IsReply(header) && !IsCommand(header))) {
     return end();
   }
-  const bool names_another = (header.message_id != request.header.message_id &&
-                              std::ranges::count(outstanding_, header.message_id) != 0) ||
-                             (late_ && header.message_id == late_->request.header.message_id);
+  const bool names_another =
+      (header.message_id != request.header.message_id &&
+       std::ranges::count(outstanding_, header.message_id) != 0) ||
+      (late_ && header.message_id == late_->request.header.message_id) ||
+      // Of those behind it some may not have come yet.
+      (line_.across_socket() && header.message_id != request.header.message_id);
   if (header.size != sizeof header + payload.size() || fds > kMaxFrameFds || names_another) {
     unsure_ = true;
     return Outcome::kUnsure;
   }
   if (IsCommand(header)) {
+    // Its order among those of the twin can't be told.
+    unsure_ = twin_.connected();
+    if (unsure_) return Outcome::kUnsure;
     Expect(header, payload);
     return Outcome::kEnd;  // And no reply comes.
   }

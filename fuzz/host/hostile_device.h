@@ -1,6 +1,7 @@
 // HostileDevice: the far end of a vfio-user client. It answers as a device should, until the
 // session spoils its replies, and asks for DMA, sends bytes and hangs up when the session says so.
-// It knows what each of its answers must come to at the client.
+// It knows what each of its answers must come to at the client. Over sockets what depends on how
+// the stream is cut is `unsure`.
 #pragma once
 
 #include <array>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fuzz/host/far_end.h"
 #include "fuzz/host/hostile_line.h"
 #include "fuzz/session/event.h"
 #include "protocol/transport.h"
@@ -37,7 +39,7 @@ struct Answered {
 
 // Oracles: "answered" (a DMA request in order is not answered exactly once, in its turn, or not as
 // it must be), "framing" (the client sends what is no message).
-class HostileDevice {
+class HostileDevice final : public HostileEnd {
  public:
   static constexpr uint32_t kRegions = 9;
   static constexpr uint32_t kConfig = 7;
@@ -55,8 +57,10 @@ class HostileDevice {
 
   explicit HostileDevice(const Windows& windows);
 
-  // A new connection, in `pieces` of a few bytes or not. What is queued stays.
+  // A new connection, in `pieces` of a few bytes or not. What is queued stays. Over sockets whole
+  // messages go with a twin socket, on which the device's own go once the client has it.
   std::unique_ptr<MemoryTransport> Connect(bool pieces);
+  UniqueFd ConnectSocket(bool pieces);
   void Disconnect();
   // As a new session finds it.
   void Begin();
@@ -65,11 +69,12 @@ class HostileDevice {
   // in order, or at Release.
   void Queue(const Event& event);
   // Serves what has come and sends a bit more. False if there was nothing to do.
-  bool Step();
+  bool Step() override;
+  Watch watch() const override { return {line_.watch(), twin_.watch()}; }
   // What is queued is sent without a request.
   void Release();
-  // Nothing is on its way to the client.
-  bool quiet() const { return line_.quiet(); }
+  // Nothing is on its way, to the client or, over sockets, from it.
+  bool quiet() const { return line_.quiet() && twin_.quiet(); }
 
   // Since BeginCall.
   void BeginCall() { answered_.clear(); }
@@ -91,6 +96,7 @@ class HostileDevice {
     vfio_user::Header header;
     std::vector<std::byte> payload = {};
     size_t fds = 0;
+    UniqueFd own = {};     // Another one, before those.
     bool as_made = false;  // Its payload and fds are the device's own.
   };
   // A command of ours that waits for its reply.
@@ -103,7 +109,12 @@ class HostileDevice {
     std::vector<std::byte> data = {};
   };
 
+  // As a new connection finds it.
+  void Reset();
+  bool Receive();
   void Serve(vfio_user::Frame& frame);
+  // Where what the device says unasked goes.
+  HostileLine& own_line() { return twin_.connected() ? twin_ : line_; }
   void Play(const Event& event);
   void SendDma(const Event& event, bool writes);
   void SendFrame(const Event& event);
@@ -113,15 +124,17 @@ class HostileDevice {
   void CheckDmaReply(const Asked& asked, const vfio_user::Frame& frame) const;
 
   std::optional<Event> NextSpoiling();
-  void Reply(const vfio_user::Frame& request, ConstBytes payload, size_t fds, int error);
+  void Reply(const vfio_user::Frame& request, ConstBytes payload, size_t fds, int error,
+             UniqueFd own = {});
   static void Spoil(Spoiling how, const Event& event, vfio_user::Command command, Message* message);
-  void SendReply(const vfio_user::Frame& request, const Message& message, Answered* answer);
+  void SendReply(const vfio_user::Frame& request, Message& message, Answered* answer);
   Outcome Judge(const vfio_user::Frame& request, const Message& message);
   Outcome JudgePayload(const vfio_user::Frame& request, ConstBytes payload, bool as_made) const;
 
   // The honest device.
   static void ResetConfig(Bytes config);
   void AnswerRequest(vfio_user::Frame& frame);
+  void AnswerVersion(const vfio_user::Frame& frame);
   void AnswerRegionInfo(const vfio_user::Frame& frame, uint32_t index, uint32_t argsz);
   void AnswerIoFds(const vfio_user::Frame& frame, uint32_t index, uint32_t argsz);
   void AnswerRead(const vfio_user::Frame& frame, const vfio_user::RegionAccess& read);
@@ -132,7 +145,10 @@ class HostileDevice {
 
   const Windows& windows_;
   HostileLine line_{13};
+  HostileLine twin_{13};
   std::unique_ptr<vfio_user::FrameReader> reader_;
+  std::unique_ptr<vfio_user::FrameReader> twin_reader_;
+  bool offers_twin_ = false;
   std::array<std::vector<std::byte>, kRegions> regions_;
 
   std::deque<Event> queue_;      // Of the session's, all but its replies.

@@ -17,6 +17,9 @@ namespace {
 
 constexpr std::string_view kVersionText =
     R"({"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"write_multiple":true}})";
+constexpr std::string_view kTwinVersionText =
+    R"({"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"write_multiple":true,)"
+    R"("twin_socket":{"supported":true,"fd_index":0}}})";
 constexpr uint32_t kMappedRegion = 2;    // Which has areas to map, and an fd.
 constexpr uint32_t kDoorbellRegion = 0;  // Which has io fds.
 constexpr uint32_t kPieceOfState = 100;  // Bytes of it that come at once.
@@ -52,11 +55,7 @@ void HostileDevice::AnswerRequest(Frame& frame) {
   if (!request) {
     Reply(frame, {}, 0, request.error().code);
   } else if (std::holds_alternative<VersionRequest>(*request)) {
-    std::vector<std::byte> payload = Pack(Version{});
-    const ConstBytes text = std::as_bytes(std::span(kVersionText));
-    payload.insert(payload.end(), text.begin(), text.end());
-    payload.push_back(std::byte{0});
-    Reply(frame, payload, 0, 0);
+    AnswerVersion(frame);
   } else if (std::holds_alternative<DeviceGetInfoRequest>(*request)) {
     reply(DeviceInfo{.argsz = sizeof(DeviceInfo),
                      .flags = kDeviceFlagReset | kDeviceFlagPci,
@@ -96,6 +95,20 @@ void HostileDevice::AnswerRequest(Frame& frame) {
   } else {
     Reply(frame, {}, 0, 0);  // DMA_MAP, DEVICE_RESET, MIG_DATA_WRITE.
   }
+}
+
+void HostileDevice::AnswerVersion(const Frame& frame) {
+  std::vector<std::byte> payload = Pack(Version{});
+  const auto text = std::as_bytes(std::span(offers_twin_ ? kTwinVersionText : kVersionText));
+  payload.insert(payload.end(), text.begin(), text.end());
+  payload.push_back(std::byte{0});
+  if (!offers_twin_) return Reply(frame, payload, 0, 0);
+  offers_twin_ = false;
+  Reply(frame, payload, 0, 0, twin_.ConnectSocket(false));
+  // Whether the client takes it from an answer that was spoiled is not followed.
+  if (answered_.back().outcome == Outcome::kAsIs) return;
+  unsure_ = broken_ = true;
+  twin_.Close();
 }
 
 void HostileDevice::AnswerRegionInfo(const Frame& frame, uint32_t index, uint32_t argsz) {

@@ -31,11 +31,20 @@ void HostileRemote::Begin() {
   for (auto& bar : bars_) std::ranges::fill(bar, std::byte{0x5a});
 }
 
-std::unique_ptr<MemoryTransport> HostileRemote::Connect(bool pieces) {
+void HostileRemote::Reset() {
   Disconnect();
   reader_ = std::make_unique<mpqemu::FrameReader>(mpqemu::kMaxFrame);
   broken_ = unsure_ = altered_ = false;
+}
+
+std::unique_ptr<MemoryTransport> HostileRemote::Connect(bool pieces) {
+  Reset();
   return line_.Connect(pieces);
+}
+
+UniqueFd HostileRemote::ConnectSocket(bool pieces) {
+  Reset();
+  return line_.ConnectSocket(pieces);
 }
 
 void HostileRemote::Disconnect() {
@@ -51,6 +60,10 @@ void HostileRemote::Play(const Event& event) {
   if (event.kind == Kind::kHangUp) {
     line_.HangUp();
     broken_ = true;
+  } else if (event.kind == Kind::kDeviceFrame && event.data.empty() && line_.across_socket()) {
+    // It stops reading. In memory there is always room.
+    line_.StopReading();
+    unsure_ = broken_ = true;
   } else if (event.kind == Kind::kDeviceFrame && !event.data.empty()) {
     // Whatever it is, it may be taken for a reply.
     unsure_ = true;
@@ -62,11 +75,13 @@ bool HostileRemote::Step() {
   if (!line_.connected()) return false;
   const auto frames = line_.Receive(*reader_);
   if (frames) {
-    for (size_t i = 0; i < frames->size(); ++i) Serve((*frames)[i], i + 1 == frames->size());
+    // Over a socket others may be on their way.
+    const size_t last = line_.across_socket() ? frames->size() : frames->size() - 1;
+    for (size_t i = 0; i < frames->size(); ++i) Serve((*frames)[i], i == last);
   }
-  const bool more = frames.has_value() || !line_.sent();
+  const bool unsent = !line_.sent();
   line_.SendSome();
-  return more;
+  return frames.has_value() || (unsent && !line_.waits_for_room());
 }
 
 void HostileRemote::Serve(const mpqemu::Frame& frame, bool last) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "fuzz/host/far_end.h"
 #include "fuzz/host/hostile_line.h"
 #include "fuzz/session/event.h"
 #include "protocol/mpqemu_codec.h"
@@ -16,7 +17,7 @@
 namespace farside::fuzz {
 
 // Oracle "framing": the client sends what is no message, or what QEMU's remote ends at.
-class HostileRemote {
+class HostileRemote final : public HostileEnd {
  public:
   enum class Outcome {
     kAsIs,    // The value that was sent is the answer.
@@ -31,22 +32,30 @@ class HostileRemote {
   HostileRemote();
 
   std::unique_ptr<MemoryTransport> Connect(bool pieces);
+  UniqueFd ConnectSocket(bool pieces);
   void Disconnect();
   // As a new session finds it.
   void Begin();
   // kReply, kDeviceFrame or kHangUp: takes effect at the next request.
   void Queue(const Event& event);
   // Serves what has come and sends a bit more. False if there was nothing to do.
-  bool Step();
+  bool Step() override;
+  Watch watch() const override {
+    return {line_.watch(), pollfd{.fd = -1, .events = 0, .revents = 0}};
+  }
 
   void BeginCall() { answered_.clear(); }
   const std::vector<Answered>& answered() const { return answered_; }
   bool broken() const { return broken_; }
+  // Nothing that was sent to it waits.
+  bool served() const { return line_.nothing_waits(); }
   bool unsure() const { return unsure_; }
   // Some value was another than the device's.
   bool altered() const { return altered_; }
 
  private:
+  // As a new connection finds it.
+  void Reset();
   static constexpr std::array<uint32_t, 3> kBarSizes = {0x100, 0x400, 0x2000};
 
   void Serve(const mpqemu::Frame& frame, bool last);

@@ -78,6 +78,7 @@ class Client final : public Grammar {
         AddWindows(making, out);
         break;
       case 4:
+        if (making.OneIn(40)) AddDeafness(making, out);
         if (!making.OneIn(8)) break;
         out->push_back(Frame(making));
         break;
@@ -208,6 +209,15 @@ class Client final : public Grammar {
     if (!making.OneIn(10)) text.push_back('\0');
     if (making.OneIn(10)) text += "x";
     out->push_back(Reply(Spoiling::kOther, 4, making.store.Add(std::as_bytes(std::span(text)))));
+  }
+
+  // The device stops reading, and more is posted than a socket holds.
+  static void AddDeafness(Making& making, std::vector<Event>* out) {
+    out->push_back({.kind = Kind::kDeviceFrame});
+    for (uint64_t i = making.Below(4); i != 0; --i) {
+      out->push_back(
+          {.kind = Kind::kWriteData, .what = kPosted, .data = making.store.Add(kMaxData)});
+    }
   }
 
   static void AddCall(Making& making, std::vector<Event>* out) {

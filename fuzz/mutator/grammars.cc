@@ -19,8 +19,10 @@ constexpr Row kRows[] = {{"nvme", &NvmeGrammar},
                          {"server", &ServerGrammar},
                          {"disk_proc", &ServerGrammar},
                          {"client", &ClientGrammar},
+                         {"client_socket", &ClientGrammar},
                          {"mpqemu_server", &MpqemuServerGrammar},
                          {"mpqemu_client", &MpqemuClientGrammar},
+                         {"mpqemu_client_socket", &MpqemuClientGrammar},
                          {"block", &BlockGrammar}};
 
 }  // namespace

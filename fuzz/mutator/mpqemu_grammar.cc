@@ -172,6 +172,7 @@ class Remote final : public Grammar {
       if (making.OneIn(3)) LetThrough(making.Below(6), out);
       Spoil(making, out);
     }
+    if (making.OneIn(60)) AddDeafness(making, out);
     AddCall(making, out);
     if (making.OneIn(8)) {
       if (making.OneIn(3)) {
@@ -229,6 +230,16 @@ class Remote final : public Grammar {
     }
   }
 
+  // The remote stops reading, and more is posted than a socket holds.
+  static void AddDeafness(Making& making, std::vector<Event>* out) {
+    out->push_back({.kind = Kind::kDeviceFrame});
+    for (uint64_t i = making.Below(3); i != 0; --i) {
+      out->push_back({.kind = Kind::kWriteData,
+                      .what = 2 | kPosted,
+                      .data = making.store.Add(making.Below(kMaxData))});
+    }
+  }
+
   static void AddCall(Making& making, std::vector<Event>* out) {
     const uint32_t region = making.OneIn(8) ? static_cast<uint32_t>(making.Below(10))
                                             : making.Pick({0u, 1u, 2u, 7u, 7u});
@@ -247,7 +258,8 @@ class Remote final : public Grammar {
       case 2:
         out->push_back({.kind = Kind::kIrqs,
                         .what = static_cast<uint8_t>(making.Below(3)),
-                        .size = static_cast<uint8_t>(making.OneIn(3) ? making.Below(64) : 0x24),
+                        .size = static_cast<uint8_t>(
+                            making.OneIn(3) ? making.Below(64) : making.Pick({0u, 0x24u, 0x24u})),
                         .value = making.Below(3)});
         return;
       default:
@@ -257,6 +269,7 @@ class Remote final : public Grammar {
     if (event.kind != Kind::kRead && making.OneIn(3)) event.what |= kPosted;
     if (event.kind == Kind::kWrite) event.value = making.Number();
     if (event.kind == Kind::kWriteData) {
+      if (making.OneIn(4)) event.what |= kMulti;
       event.size = 0;
       event.data = making.RandomBytes(1 + making.Below(40));
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <thread>
 
 #include "base/log.h"
 #include "fuzz/host/host.h"
@@ -28,21 +29,26 @@ uint64_t FoldMemory(uint64_t iova) { return iova % kMemory; }
 
 }  // namespace
 
-Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(std::unique_ptr<Transport> transport,
-                                                          std::function<bool(int)> pump,
-                                                          DmaHandler* handler) {
+Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(ClientWire wire, DmaHandler* handler) {
+  using vfio_user::VfioUserClient;
   vfio_user::ClientOptions options;
-  options.channel = {.timeout_ns = kTimeoutNs, .pump = std::move(pump)};
   options.capabilities.twin_socket =
       vfio_user::Capabilities::TwinSocket{.supported = true, .fd_index = {}};
+  const bool socket{wire.socket};
+  options.channel = {.timeout_ns = socket ? wire.timeout_ns : kTimeoutNs,
+                     .pump = std::move(wire.pump)};
   auto client =
-      vfio_user::VfioUserClient::Attach(std::move(transport), std::move(options), handler);
+      socket ? VfioUserClient::Attach(std::move(wire.socket), std::move(options), handler)
+             : VfioUserClient::Attach(std::move(wire.transport), std::move(options), handler);
   if (!client) return tl::unexpected(client.error());
   return std::move(*client);
 }
 
-ClientTarget::ClientTarget(MakeSubject make)
-    : make_(make), memory_(kMemory), window_fd_(MakeMemfd("window", kMemory).value()) {
+ClientTarget::ClientTarget(MakeSubject make, bool across_socket)
+    : make_(make),
+      across_socket_(across_socket),
+      memory_(kMemory),
+      window_fd_(MakeMemfd("window", kMemory).value()) {
   MuteLog();
   for (size_t i = 0; i < kEventfds; ++i) eventfds_.push_back(MakeEventfd().value());
 }
@@ -52,11 +58,7 @@ ClientTarget::~ClientTarget() = default;
 void ClientTarget::Run(ConstBytes input) {
   const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
-  std::ranges::fill(memory_, std::byte{0xa5});
-  faults_ = 0;
-  dma_ = 0;
-  device_.Begin();
-  Play();
+  impatience_.Run(across_socket_, [this] { Play(); });
   watch.CheckMemory();
   Detach();
   watch.CheckFds();
@@ -65,6 +67,11 @@ void ClientTarget::Run(ConstBytes input) {
 }
 
 void ClientTarget::Play() {
+  Detach();
+  std::ranges::fill(memory_, std::byte{0xa5});
+  faults_ = 0;
+  dma_ = 0;
+  device_.Begin();
   bool attached = false;
   for (size_t i = 0; i < session_.events.size(); ++i) {
     const Event& event = session_.events[i];
@@ -84,23 +91,34 @@ void ClientTarget::Play() {
   if (!over_) device_.CheckAllAnswered();
 }
 
+ClientWire ClientTarget::Connect() {
+  if (!across_socket_) {
+    return {.transport = device_.Connect(session_.by_message()),
+            .pump = [this](int) { return Pump(); }};
+  }
+  ClientWire wire{.socket = device_.ConnectSocket(session_.by_message()),
+                  .timeout_ns = impatience_.timeout_ns()};
+  far_end_.Start();
+  return wire;
+}
+
 void ClientTarget::Attach() {
   Detach();
+  auto wire = Connect();
   BeginCall();
-  auto made = make_(
-      device_.Connect(session_.by_message()), [this](int) { return Pump(); }, this);
+  auto made = make_(std::move(wire), this);
+  far_end_.Hold();
   int errno_due = 0;
   const auto due = Due(&errno_due);
   if (!made) {
     if (due == Outcome::kAsIs) {
-      Violation("client-answer", "it does not attach, though VERSION is in order: {}",
-                made.error().message);
+      Complain("it does not attach, though VERSION is in order: {}", made.error().message);
     }
     device_.Disconnect();
     return;
   }
   if (due != Outcome::kAsIs && due != Outcome::kAltered && due != Outcome::kUnsure) {
-    Violation("client-answer", "it attaches without a right answer to VERSION");
+    Complain("it attaches without a right answer to VERSION");
   }
   client_ = std::move(*made);
   over_ = !client_->alive();
@@ -113,17 +131,20 @@ void ClientTarget::Detach() {
   windows_.clear();
   client_.reset();
   over_ = false;
+  far_end_.Stop();
   device_.Disconnect();
 }
 
 bool ClientTarget::Pump() {
   if (++turns_ > kMaxTurns) Violation("bounded-work", "a call does not end in {} turns", kMaxTurns);
+  const std::lock_guard lock(far_end_.mutex());
   return device_.Step();
 }
 
 void ClientTarget::BeginCall() {
   turns_ = 0;
   device_.BeginCall();
+  far_end_.LetGo();
 }
 
 std::optional<Outcome> ClientTarget::Due(int* error) const {
@@ -142,11 +163,11 @@ std::optional<Outcome> ClientTarget::Due(int* error) const {
 
 std::optional<Outcome> ClientTarget::Judge(std::string_view name, bool ok, const Error& error,
                                            bool own_mind) {
+  far_end_.Hold();
   const bool alive = client_->alive();
   if (over_) {
     if (!ok && !alive && turns_ == 0) return Outcome::kEnd;
-    Violation("client-answer", "after its end the client {} at {}", ok ? "succeeds" : "goes on",
-              name);
+    Complain("after its end the client {} at {}", ok ? "succeeds" : "goes on", name);
   }
   over_ = !alive;
   int errno_due = 0;
@@ -171,7 +192,7 @@ std::optional<Outcome> ClientTarget::Judge(std::string_view name, bool ok, const
     wrong = "ends the client, though the device kept to the protocol";
   }
   if (wrong != nullptr) {
-    Violation("client-answer", "{} {} ({})", name, wrong, ok ? "no error" : error.message);
+    Complain("{} {} ({})", name, wrong, ok ? "no error" : error.message);
   }
   return due;
 }
@@ -214,6 +235,7 @@ int ClientTarget::Handle(uint64_t iova, uint64_t count, bool writes) {
 }
 
 int ClientTarget::OnDmaRead(uint64_t iova, Bytes out) {
+  const std::lock_guard lock(far_end_.mutex());
   const int error = Handle(iova, out.size(), false);
   for (size_t done = 0; done < out.size() && error == 0;) {
     const uint64_t at = FoldMemory(iova + done);
@@ -226,6 +248,7 @@ int ClientTarget::OnDmaRead(uint64_t iova, Bytes out) {
 }
 
 int ClientTarget::OnDmaWrite(uint64_t iova, ConstBytes in) {
+  const std::lock_guard lock(far_end_.mutex());
   const int error = Handle(iova, in.size(), true);
   for (size_t i = 0; i < in.size() && error == 0; ++i) memory_[FoldMemory(iova + i)] = in[i];
   device_.OnHandled(iova, in.size(), true, error, {});
@@ -281,36 +304,64 @@ void ClientTarget::Execute(const Event& event) {
 // All that the device sent is read, and answered.
 void ClientTarget::Drain() {
   BeginCall();
-  for (;;) {
-    const bool more = Pump();
-    if (!more && device_.quiet()) break;
-    if (!client_->WaitReadable(-1, 0)) break;
+  if (across_socket_) {
+    DrainSocket();
+  } else {
+    for (;;) {
+      const bool more = Pump();
+      if (!more && device_.quiet()) break;
+      if (!client_->WaitReadable(-1, 0)) break;
+    }
   }
+  far_end_.Hold();
   const bool alive = client_->alive();
-  if (over_ && alive) Violation("client-answer", "the client lives again");
+  if (over_ && alive) Complain("the client lives again");
   if (!over_ && !alive && !device_.broken() && !device_.unsure()) {
-    Violation("client-answer", "the client ends, though the device kept to the protocol");
+    Complain("the client ends, though the device kept to the protocol");
   }
   if (alive && device_.broken() && !device_.unsure()) {
     // Of a hang-up the end is read when all else is.
     (void)client_->WaitReadable(-1, 0);
     if (client_->alive()) {
-      Violation("client-answer", "the client goes on, though the device broke the protocol");
+      Complain("the client goes on, though the device broke the protocol");
     }
   }
   over_ = !client_->alive();
+}
+
+// The client reads while the device sends, until nothing is under way between them.
+void ClientTarget::DrainSocket() {
+  constexpr uint64_t kTurnNs = 100'000;
+  const auto deadline = clock_.now_ns() + impatience_.timeout_ns();
+  for (bool quiet = false; !quiet;) {
+    // What the turn before left behind is handled with this one.
+    far_end_.Hold();
+    quiet = device_.quiet();
+    far_end_.LetGo();
+    if (!client_->WaitReadable(-1, kTurnNs)) return;
+    if (clock_.now_ns() < deadline) continue;
+    far_end_.Hold();
+    if (device_.broken()) return;
+    Complain("what is sent is not read, or not answered");
+  }
 }
 
 void ClientTarget::Read(const Event& event) {
   const GuestAccess access{.region = event.what & kRegionBits, .offset = event.at};
   if ((event.what & kBegun) != 0) {
     if (begun_.size() == kMaxBegun) FinishReads();
-    if (begun_.empty()) BeginCall();
+    if (begun_.empty()) {
+      BeginCall();
+    } else {
+      far_end_.LetGo();
+    }
     Begun begun{.ticket = {}, .out = std::vector<std::byte>(event.size)};
     const auto ticket = client_->BeginRead(access, begun.out);
+    far_end_.Hold();
     const bool lawful = event.size <= client_->max_transfer();
-    if (ticket.has_value() != (lawful && !over_)) {
-      Violation("client-answer", "a read {} begin", ticket ? "does" : "does not");
+    const bool ends = across_socket_ && !client_->alive() && device_.broken();
+    if (ticket.has_value() != (lawful && !over_) && !ends) {
+      Complain("a read {} begin", ticket ? "does" : "does not");
     }
     if (!ticket) return;
     begun.ticket = *ticket;
@@ -322,16 +373,31 @@ void ClientTarget::Read(const Event& event) {
   const auto due = EndCall("REGION_READ", client_->RegionRead(access, out));
   if (due != Outcome::kAsIs) return;
   const ConstBytes sent = ConstBytes(last().payload).subspan(sizeof(vfio_user::RegionAccess));
-  if (!std::ranges::equal(sent, out)) Violation("client-answer", "a read gives other bytes");
+  if (!std::ranges::equal(sent, out)) Complain("a read gives other bytes");
 }
 
 // The last first: replies are kept for who asks for them later.
 void ClientTarget::FinishReads() {
   if (begun_.empty()) return;
   std::vector<Result<void>> results(begun_.size());
-  for (size_t i = begun_.size(); i-- != 0;) {
-    results[i] = client_->FinishRead(begun_[i].ticket);
+  const auto finish = [&](size_t first, size_t step) {
+    for (size_t i = first; i < begun_.size(); i += step) {
+      const size_t from_last = begun_.size() - 1 - i;
+      results[from_last] = client_->FinishRead(begun_[from_last].ticket);
+    }
+  };
+  far_end_.LetGo();
+  if (across_socket_ && begun_.size() > 1) {
+    // Two CPUs, and one that waits for something else meanwhile.
+    std::thread cpu([&] { finish(1, 2); });
+    std::thread bystander([&] { (void)client_->WaitReadable(eventfds_[0].get(), 100'000); });
+    finish(0, 2);
+    cpu.join();
+    bystander.join();
+  } else {
+    finish(0, 1);
   }
+  far_end_.Hold();
   std::vector<const Answered*> answers;
   for (const Answered& answered : device_.answered()) {
     if (answered.outcome != Outcome::kPosted) answers.push_back(&answered);
@@ -340,14 +406,14 @@ void ClientTarget::FinishReads() {
   for (const Answered* answer : answers) ended |= answer->outcome == Outcome::kEnd;
   over_ = !client_->alive();
   if (over_ && !ended) {
-    Violation("client-answer", "reads end the client, though the device kept to the protocol");
+    Complain("reads end the client, though the device kept to the protocol");
   }
   for (size_t i = 0; i < begun_.size() && i < answers.size(); ++i) {
     const Answered& answer = *answers[i];
     if (answer.outcome == Outcome::kUnsure) continue;
     if (!results[i]) {
       if (answer.outcome == Outcome::kAsIs && !over_) {
-        Violation("client-answer", "read {} of several fails: {}", i, results[i].error().message);
+        Complain("read {} of several fails: {}", i, results[i].error().message);
       }
       continue;
     }
@@ -355,20 +421,23 @@ void ClientTarget::FinishReads() {
         answer.outcome == Outcome::kAsIs &&
         std::ranges::equal(ConstBytes(answer.payload).subspan(sizeof(vfio_user::RegionAccess)),
                            begun_[i].out);
-    if (!right) Violation("client-answer", "read {} of several gives other bytes", i);
+    if (!right) Complain("read {} of several gives other bytes", i);
   }
   begun_.clear();
 }
 
 void ClientTarget::Write(const Event& event, ConstBytes data) {
   const GuestAccess access{.region = event.what & kRegionBits, .offset = event.at};
+  const bool broken_before = device_.broken() || device_.unsure();
   BeginCall();
   if ((event.what & kPosted) != 0) {
-    const bool broken = device_.broken() || device_.unsure();
     const bool lawful = !data.empty() && data.size() <= client_->max_transfer();
     const auto posted = client_->PostWrite(access, data);
+    far_end_.Hold();
+    // Across a socket the device does not wait for the end of the call.
+    const bool broken = broken_before || (across_socket_ && (device_.broken() || device_.unsure()));
     if ((posted && (over_ || !lawful)) || (!posted && !over_ && lawful && !broken)) {
-      Violation("client-answer", "a posted write {}", posted ? "succeeds" : "fails");
+      Complain("a posted write {}", posted ? "succeeds" : "fails");
     }
     over_ = !client_->alive();
     return;
@@ -382,7 +451,7 @@ void ClientTarget::Write(const Event& event, ConstBytes data) {
     return;
   }
   if (!std::ranges::equal(region.subspan(event.at, data.size()), data)) {
-    Violation("client-answer", "a write is done, and other bytes are in the device");
+    Complain("a write is done, and other bytes are in the device");
   }
 }
 
@@ -402,11 +471,12 @@ void ClientTarget::WriteMulti(const Event& event) {
   const bool posted = (event.what & kPosted) != 0;
   BeginCall();
   const auto done = client_->WriteMulti(0, writes, posted);
+  far_end_.Hold();
   if (!posted) {
     EndCall("REGION_WRITE_MULTI", done);
     return;
   }
-  if (over_ && done) Violation("client-answer", "posted writes succeed after the client's end");
+  if (over_ && done) Complain("posted writes succeed after the client's end");
   over_ = !client_->alive();
 }
 
@@ -422,8 +492,8 @@ void ClientTarget::Query(uint32_t region) {
   if (!info) return;
   if (info->num_regions > kMaxIndexes || info->num_irqs > kMaxIndexes ||
       (due == Outcome::kAsIs && info->num_regions != HostileDevice::kRegions)) {
-    Violation("client-answer", "the device is said to have {} regions and {} kinds of interrupts",
-              info->num_regions, info->num_irqs);
+    Complain("the device is said to have {} regions and {} kinds of interrupts", info->num_regions,
+             info->num_irqs);
   }
 }
 
@@ -442,8 +512,8 @@ void ClientTarget::QueryRegion(uint32_t region) {
             info->areas.size() == (region == 2 ? 2 : 0) && bool{info->fd} == (region == 2);
   }
   if (!right) {
-    Violation("client-answer", "region {} is said to have {:#x} bytes and {} areas", region,
-              info->info.size, info->areas.size());
+    Complain("region {} is said to have {:#x} bytes and {} areas", region, info->info.size,
+             info->areas.size());
   }
 }
 
@@ -457,8 +527,8 @@ void ClientTarget::QueryIoFds(uint32_t region) {
     right = right && entry.fd_index < io_fds->fds.size();
   }
   if (!right) {
-    Violation("client-answer", "region {} is said to have {} doorbells with {} fds", region,
-              io_fds->entries.size(), io_fds->fds.size());
+    Complain("region {} is said to have {} doorbells with {} fds", region, io_fds->entries.size(),
+             io_fds->fds.size());
   }
 }
 
@@ -471,7 +541,7 @@ void ClientTarget::QueryIrq(uint32_t index) {
       index == static_cast<uint32_t>(IrqIndex::kMsix) ? HostileDevice::kVectors : 1;
   if (info->index != index || info->count > kMaxVectors ||
       (due == Outcome::kAsIs && info->count != count)) {
-    Violation("client-answer", "interrupts of kind {} are said to be {}", index, info->count);
+    Complain("interrupts of kind {} are said to be {}", index, info->count);
   }
 }
 
@@ -490,7 +560,7 @@ void ClientTarget::Probe() {
   for (const PciCapability& capability : function->capabilities()) {
     right = right && capability.offset >= 0x40 && capability.offset < function->config_size();
   }
-  if (!right) Violation("client-answer", "a function is taken for one that can't be");
+  if (!right) Complain("a function is taken for one that can't be");
   // Where its BARs and capabilities lie is used at once.
   auto placed = *function;
   BeginCall();
@@ -529,6 +599,7 @@ void ClientTarget::Map(const Event& event) {
   if (possible) {
     windows_.push_back({.iova = window.iova, .size = window.size, .flags = window.flags});
   }
+  if (across_socket_) Drain();
   BeginCall();
   const auto mapped = client_->DmaMap(window);
   EndCall("DMA_MAP", mapped);
@@ -537,6 +608,7 @@ void ClientTarget::Map(const Event& event) {
 
 void ClientTarget::Unmap(const Event& event) {
   const bool all = event.value == ~uint64_t{0};
+  if (across_socket_) Drain();
   BeginCall();
   const auto unmapped = all ? client_->DmaUnmapAll() : client_->DmaUnmap(event.at, event.value);
   EndCall("DMA_UNMAP", unmapped);
@@ -557,14 +629,17 @@ void ClientTarget::Migrate() {
   const auto read = client_->MigDataRead(state);
   EndCall("MIG_DATA_READ", read);
   if ((got && *got > 8) || (read && *read > state.size())) {
-    Violation("client-answer", "more of a state comes than there was room for");
+    Complain("more of a state comes than there was room for");
   }
   BeginCall();
   EndCall("MIG_DATA_WRITE", client_->MigDataWrite(state));
 }
 
 std::unique_ptr<Target> MakeClientTarget() {
-  return std::make_unique<ClientTarget>(&MakeVfioUserSubject);
+  return std::make_unique<ClientTarget>(&MakeVfioUserSubject, false);
+}
+std::unique_ptr<Target> MakeClientSocketTarget() {
+  return std::make_unique<ClientTarget>(&MakeVfioUserSubject, true);
 }
 
 }  // namespace farside::fuzz

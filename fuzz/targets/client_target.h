@@ -1,5 +1,6 @@
-// ClientTarget: the VMM's side of vfio-user under a hostile device process, in one thread and
-// without a clock: when the device has nothing more to say, a call ends at once.
+// ClientTarget: the VMM's side of vfio-user under a hostile device process. In memory, in one
+// thread and without a clock: when the device has nothing more to say, a call ends at once. Or
+// across a socket, with the device in a thread, CPUs in others, and the clock that there is.
 #pragma once
 
 #include <functional>
@@ -8,8 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
+#include "fuzz/host/far_end.h"
 #include "fuzz/host/hostile_device.h"
+#include "fuzz/host/impatience.h"
 #include "fuzz/targets/target.h"
 #include "protocol/device_client.h"
 
@@ -25,13 +29,13 @@ namespace farside::fuzz {
 // turns).
 class ClientTarget final : public Target, private DmaHandler, private HostileDevice::Windows {
  public:
-  // Makes what is under test, attached. `pump` is ChannelOptions::pump.
-  using MakeSubject = Result<std::unique_ptr<DeviceClient>> (*)(
-      std::unique_ptr<Transport> transport, std::function<bool(int)> pump, DmaHandler* handler);
+  // Makes what is under test, attached.
+  using MakeSubject = Result<std::unique_ptr<DeviceClient>> (*)(ClientWire wire,
+                                                                DmaHandler* handler);
   // Turns of the pump in one call.
   static constexpr size_t kMaxTurns = 200'000;
 
-  explicit ClientTarget(MakeSubject make);
+  ClientTarget(MakeSubject make, bool across_socket);
   ~ClientTarget() override;
 
   void Run(ConstBytes input) override;
@@ -55,11 +59,18 @@ class ClientTarget final : public Target, private DmaHandler, private HostileDev
   bool Allows(uint64_t iova, uint64_t count, bool writes) const override;
   int Handle(uint64_t iova, uint64_t count, bool writes);
   bool Pump();
+  ClientWire Connect();
+  // What may come of a clock too is tried again with more patience, before it is a violation.
+  template <typename... T>
+  [[noreturn]] void Complain(fmt::format_string<T...> format, T&&... args) {
+    impatience_.Complain("client-answer", fmt::format(format, std::forward<T>(args)...));
+  }
 
   void Play();
   void Execute(const Event& event);
   void Attach();
   void Detach();
+  // Between the two the device lives.
   void BeginCall();
   // What the call that ends now had to end with; nothing where the device was not asked. Complains
   // where it did not. `own_mind`: it may fail though every answer was in order.
@@ -87,12 +98,17 @@ class ClientTarget final : public Target, private DmaHandler, private HostileDev
   void Unmap(const Event& event);
   void Migrate();
   void Drain();
+  void DrainSocket();
 
   const MakeSubject make_;
+  const bool across_socket_;
+  MonotonicClock clock_;
+  Impatience impatience_;
   HostileDevice device_{*this};
+  FarEnd far_end_{device_};
   std::unique_ptr<DeviceClient> client_;
   bool over_ = false;  // The client has ended.
-  size_t turns_ = 0;   // Of the pump, in this call.
+  size_t turns_ = 0;   // Of the pump, in this call; 0 across a socket.
   std::vector<Window> windows_;
   std::vector<std::byte> memory_;
   uint32_t faults_ = 0;  // DMA accesses that are refused.
@@ -104,8 +120,6 @@ class ClientTarget final : public Target, private DmaHandler, private HostileDev
 };
 
 // vfio_user::VfioUserClient.
-Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(std::unique_ptr<Transport> transport,
-                                                          std::function<bool(int)> pump,
-                                                          DmaHandler* handler);
+Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(ClientWire wire, DmaHandler* handler);
 
 }  // namespace farside::fuzz

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 
+#include "fuzz/mutator/client_events.h"
 #include "fuzz/targets/test_support.h"
 
 namespace farside::fuzz {
@@ -76,9 +77,8 @@ class Faulty : public DeviceClient {
 };
 
 template <typename Fault>
-Result<std::unique_ptr<DeviceClient>> Make(std::unique_ptr<Transport> transport,
-                                           std::function<bool(int)> pump, DmaHandler* handler) {
-  auto made = MakeVfioUserSubject(std::move(transport), std::move(pump), handler);
+Result<std::unique_ptr<DeviceClient>> Make(ClientWire wire, DmaHandler* handler) {
+  auto made = MakeVfioUserSubject(std::move(wire), handler);
   if (!made) return made;
   return std::make_unique<Fault>(std::move(*made), handler);
 }
@@ -170,11 +170,9 @@ class BadTransport final : public Transport {
 };
 
 template <bool twice>
-Result<std::unique_ptr<DeviceClient>> MakeOverBadTransport(std::unique_ptr<Transport> transport,
-                                                           std::function<bool(int)> pump,
-                                                           DmaHandler* handler) {
-  return MakeVfioUserSubject(std::make_unique<BadTransport>(std::move(transport), twice),
-                             std::move(pump), handler);
+Result<std::unique_ptr<DeviceClient>> MakeOverBadTransport(ClientWire wire, DmaHandler* handler) {
+  wire.transport = std::make_unique<BadTransport>(std::move(wire.transport), twice);
+  return MakeVfioUserSubject(std::move(wire), handler);
 }
 
 void RunSession(ClientTarget& target, const std::vector<Event>& events) {
@@ -183,8 +181,9 @@ void RunSession(ClientTarget& target, const std::vector<Event>& events) {
   }
 }
 
-void RunSession(ClientTarget::MakeSubject make, const std::vector<Event>& events) {
-  ClientTarget target(make);
+void RunSession(ClientTarget::MakeSubject make, const std::vector<Event>& events,
+                bool across_socket = false) {
+  ClientTarget target(make, across_socket);
   RunSession(target, events);
 }
 
@@ -197,7 +196,7 @@ const Event kTimePasses{.kind = Kind::kClock};
 const Event kAskForDma{.kind = Kind::kDeviceRead, .at = 0x10'0000, .value = 64};
 
 TEST(ClientTargetTest, FindsNothingInMadeUpSessions) {
-  ClientTarget target(&MakeVfioUserSubject);
+  ClientTarget target(&MakeVfioUserSubject, false);
   for (uint64_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE(seed);
     target.Run(MadeUp(ClientGrammar(), seed, 32));
@@ -206,8 +205,27 @@ TEST(ClientTargetTest, FindsNothingInMadeUpSessions) {
   EXPECT_GT(target.tally().with_dma, 40u);
 }
 
+TEST(ClientTargetTest, FindsNothingAcrossASocket) {
+  ClientTarget target(&MakeVfioUserSubject, true);
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    target.Run(MadeUp(ClientGrammar(), seed, 32));
+  }
+  EXPECT_GT(target.tally().with_dma, 10u);
+}
+
+// It stops reading, while more is posted than the socket takes.
+TEST(ClientTargetTest, ADeafDeviceEndsTheClient) {
+  const std::vector<std::byte> much(kMaxData);
+  std::vector<Event> events = {kReadFour, {.kind = Kind::kDeviceFrame}, kReadFour};
+  events.resize(120, {.kind = Kind::kWriteData, .what = kPosted, .data = much});
+  events.push_back({.kind = Kind::kReconnect});
+  events.push_back(kReadFour);
+  RunSession(&MakeVfioUserSubject, events, true);
+}
+
 TEST(ClientTargetTest, EverySpoilingIsFollowed) {
-  ClientTarget target(&MakeVfioUserSubject);
+  ClientTarget target(&MakeVfioUserSubject, false);
   for (uint8_t how = 0; how < static_cast<uint8_t>(Spoiling::kCount); ++how) {
     for (const uint64_t value : {0, 1, 16, 17, 1 << 16}) {
       Event reply = Reply(Spoiling{how}, value);
@@ -242,6 +260,10 @@ TEST(ClientTargetDeathTest, OraclesFire) {
                "ORACLE answered: the client answers message 0x0, which waits for no reply");
   EXPECT_DEATH(RunSession(&MakeOverBadTransport<false>, {kAskForDma, kTimePasses}),
                "ORACLE answered: message 0x0 .*has no reply");
+  EXPECT_DEATH(RunSession(&Make<WrongByte>, {kReadFour}, true),
+               "ORACLE client-answer: a read gives other bytes");
+  EXPECT_DEATH(RunSession(&Make<WritesUnasked>, {kResetIt}, true),
+               "ORACLE answered: the client writes 4 bytes");
   EXPECT_DEATH(RunSession(&Make<LosesFds>, {{.kind = Kind::kRead, .what = 2}}), "ORACLE fd-growth");
   EXPECT_DEATH(RunSession(&Make<Hoards>, {{.kind = Kind::kIrqs, .what = 2}}), "ORACLE memory");
 }

@@ -1,7 +1,9 @@
 #include "fuzz/targets/mpqemu_client_target.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <thread>
 
 #include "base/log.h"
 #include "fuzz/host/host.h"
@@ -18,27 +20,48 @@ using Outcome = HostileRemote::Outcome;
 namespace {
 
 constexpr uint32_t kConfig = 7;
+constexpr uint32_t kWholeDevice = 8;
 constexpr uint64_t kMemory = 256 << 10;
 constexpr size_t kMaxBegun = 8;
 
+template <typename T>
+Error ErrorOf(const Result<T>& result) {
+  return result ? Error{} : result.error();
+}
+
 }  // namespace
 
-Result<std::unique_ptr<DeviceClient>> MakeMpqemuSubject(std::unique_ptr<Transport> transport,
-                                                        std::function<bool(int)> pump) {
-  mpqemu::ClientOptions options{.pump = std::move(pump)};
-  auto client = mpqemu::MpqemuClient::Attach(std::move(transport), std::move(options));
+Result<std::unique_ptr<DeviceClient>> MakeMpqemuSubject(ClientWire wire) {
+  using mpqemu::MpqemuClient;
+  const bool socket{wire.socket};
+  mpqemu::ClientOptions options{.pump = std::move(wire.pump)};
+  if (socket) options.timeout_ns = wire.timeout_ns;
+  auto client = socket ? MpqemuClient::Attach(std::move(wire.socket), std::move(options))
+                       : MpqemuClient::Attach(std::move(wire.transport), std::move(options));
   if (!client) return tl::unexpected(client.error());
   return std::move(*client);
 }
 
-MpqemuClientTarget::MpqemuClientTarget(MakeSubject make)
-    : make_(make), memory_(MakeMemfd("window", kMemory).value()), eventfd_(MakeEventfd().value()) {
+MpqemuClientTarget::MpqemuClientTarget(MakeSubject make, bool across_socket)
+    : make_(make),
+      across_socket_(across_socket),
+      memory_(MakeMemfd("window", kMemory).value()),
+      eventfd_(MakeEventfd().value()) {
   MuteLog();
 }
 
 void MpqemuClientTarget::Run(ConstBytes input) {
   const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
+  impatience_.Run(across_socket_, [this] { Play(); });
+  watch.CheckMemory();
+  Detach();
+  watch.CheckFds();
+  ++tally_.sessions;
+}
+
+void MpqemuClientTarget::Play() {
+  Detach();
   remote_.Begin();
   bool attached = false;
   for (size_t i = 0; i < session_.events.size(); ++i) {
@@ -51,28 +74,38 @@ void MpqemuClientTarget::Run(ConstBytes input) {
     Execute(event);
   }
   FinishReads();
-  watch.CheckMemory();
-  Detach();
-  watch.CheckFds();
-  ++tally_.sessions;
 }
 
 bool MpqemuClientTarget::Pump() {
   if (++turns_ > kMaxTurns) Violation("bounded-work", "a call does not end in {} turns", kMaxTurns);
+  const std::lock_guard lock(far_end_.mutex());
   return remote_.Step();
+}
+
+ClientWire MpqemuClientTarget::Connect() {
+  if (!across_socket_) {
+    return {.transport = remote_.Connect(session_.by_message()),
+            .pump = [this](int) { return Pump(); }};
+  }
+  ClientWire wire{.socket = remote_.ConnectSocket(session_.by_message()),
+                  .timeout_ns = impatience_.timeout_ns()};
+  far_end_.Start();
+  return wire;
 }
 
 void MpqemuClientTarget::Attach() {
   Detach();
+  auto wire = Connect();
   BeginCall();
-  auto made = make_(remote_.Connect(session_.by_message()), [this](int) { return Pump(); });
+  auto made = make_(std::move(wire));
+  far_end_.Hold();
   const bool ended = std::ranges::any_of(
       remote_.answered(), [](const auto& answered) { return answered.outcome == Outcome::kEnd; });
   if (made && ended && !remote_.unsure()) {
-    Violation("client-answer", "it attaches, though an answer is broken or missing");
+    Complain("it attaches, though an answer is broken or missing");
   }
   if (!made && !ended && !remote_.altered() && !remote_.unsure() && !remote_.broken()) {
-    Violation("client-answer", "it does not attach: {}", made.error().message);
+    Complain("it does not attach: {}", made.error().message);
   }
   if (!made) return remote_.Disconnect();
   client_ = std::move(*made);
@@ -83,18 +116,21 @@ void MpqemuClientTarget::Detach() {
   begun_.clear();
   client_.reset();
   over_ = false;
+  far_end_.Stop();
   remote_.Disconnect();
 }
 
 void MpqemuClientTarget::BeginCall() {
   turns_ = 0;
   remote_.BeginCall();
+  far_end_.LetGo();
 }
 
 void MpqemuClientTarget::EndCall(std::string_view name, bool ok, bool must, bool waits) {
+  far_end_.Hold();
   const bool alive = client_->alive();
   if (over_ && (alive || turns_ != 0 || (ok && must && waits))) {
-    Violation("client-answer", "after its end the client goes on, at {}", name);
+    Complain("after its end the client goes on, at {}", name);
   }
   if (over_) return;
   over_ = !alive;
@@ -102,12 +138,12 @@ void MpqemuClientTarget::EndCall(std::string_view name, bool ok, bool must, bool
   for (const auto& answered : remote_.answered()) ended |= answered.outcome == Outcome::kEnd;
   if (remote_.unsure() && !ended) return;
   if (ended && waits && (ok || alive)) {
-    Violation("client-answer", "{} {} though its answer is broken or missing", name,
-              ok ? "succeeds" : "leaves the client alive");
+    Complain("{} {} though its answer is broken or missing", name,
+             ok ? "succeeds" : "leaves the client alive");
   }
   const bool excuse = ended || remote_.broken() || remote_.unsure();
-  if (!ok && must && !excuse) Violation("client-answer", "{} fails without a reason", name);
-  if (!alive && !excuse) Violation("client-answer", "{} ends the client without a reason", name);
+  if (!ok && must && !excuse) Complain("{} fails without a reason", name);
+  if (!alive && !excuse) Complain("{} ends the client without a reason", name);
 }
 
 void MpqemuClientTarget::Execute(const Event& event) {
@@ -123,7 +159,7 @@ void MpqemuClientTarget::Execute(const Event& event) {
     case Kind::kWrite:
       return Write(event, AsBytes(event.value).first(std::min<size_t>(event.size, 8)));
     case Kind::kWriteData:
-      return Write(event, event.data);
+      return (event.what & kMulti) != 0 ? WriteMulti(event) : Write(event, event.data);
     case Kind::kMap: {
       const bool by_fd = (event.size & 0x10) == 0;
       const auto mapped = client_->DmaMap({.iova = event.at,
@@ -139,6 +175,7 @@ void MpqemuClientTarget::Execute(const Event& event) {
       return EndCall("DmaUnmap", unmapped.has_value(), false);
     }
     case Kind::kIrqs: {
+      if (event.size == 0) return QueryIrq(event.what);
       const int fd = eventfd_.get();
       const vfio_user::SetIrqs set{.flags = event.size & 0x3fu,
                                    .index = event.what,
@@ -146,13 +183,17 @@ void MpqemuClientTarget::Execute(const Event& event) {
       const auto armed = client_->SetIrqs(set, {}, std::span(&fd, event.value == 1 ? 1 : 0));
       return EndCall("SetIrqs", armed.has_value(), false);
     }
+    case Kind::kSaveLoad:
+      return Migrate();
     case Kind::kReset:
       return EndCall("Reset", client_->Reset().has_value(), true);
     case Kind::kClock:
       (void)client_->WaitReadable(-1, 0);
+      far_end_.Hold();
       over_ = !client_->alive();
       return;
     default:
+      far_end_.Hold();
       return;
   }
 }
@@ -167,19 +208,21 @@ void MpqemuClientTarget::Read(const Event& event) {
     }
     begun_.push_back({.ticket = {}, .out = std::move(out)});
     const auto ticket = client_->BeginRead(access, begun_.back().out);
-    EndCall("BeginRead", ticket.has_value(), true);
+    // Across a socket answers to those before it come at any time.
+    EndCall("BeginRead", ticket.has_value(), true, !across_socket_);
     if (ticket) begun_.back().ticket = *ticket;
     if (!ticket) begun_.pop_back();
     return;
   }
   const auto read = client_->RegionRead(access, out);
+  far_end_.Hold();
   // What nothing decodes reads as ones, without a message.
   const bool silent = remote_.answered().empty();
   EndCall("RegionRead", read.has_value(), true, !silent);
   if (!read || remote_.unsure()) return;
   const bool ones = std::ranges::all_of(out, [](std::byte b) { return b == std::byte{0xff}; });
   if (silent && !ones && !over_) {
-    Violation("client-answer", "what no BAR decodes does not read as ones");
+    Complain("what no BAR decodes does not read as ones");
   }
   // Else some of its pieces may be nowhere.
   const bool one =
@@ -189,15 +232,26 @@ void MpqemuClientTarget::Read(const Event& event) {
   std::array<std::byte, 8> sent;
   StoreLe(sent, remote_.answered()[0].value);
   if (!std::ranges::equal(ConstBytes(sent).first(out.size()), out)) {
-    Violation("client-answer", "a read gives other bytes than were sent");
+    Complain("a read gives other bytes than were sent");
   }
 }
 
 void MpqemuClientTarget::FinishReads() {
   if (begun_.empty()) return;
   BeginCall();
-  bool ok = true;
-  for (size_t i = begun_.size(); i-- != 0;) ok &= client_->FinishRead(begun_[i].ticket).has_value();
+  std::atomic<bool> ok = true;
+  const auto finish = [&](size_t first, size_t step) {
+    for (size_t i = first; i < begun_.size(); i += step) {
+      if (!client_->FinishRead(begun_[begun_.size() - 1 - i].ticket)) ok = false;
+    }
+  };
+  if (across_socket_ && begun_.size() > 1) {
+    std::thread cpu([&] { finish(1, 2); });
+    finish(0, 2);
+    cpu.join();
+  } else {
+    finish(0, 1);
+  }
   begun_.clear();
   EndCall("FinishRead", ok, true, false);
   over_ = !client_->alive();
@@ -207,12 +261,72 @@ void MpqemuClientTarget::Write(const Event& event, ConstBytes data) {
   const GuestAccess access{.region = event.what & kRegionBits, .offset = event.at};
   const bool posted = (event.what & kPosted) != 0;
   const auto wrote = posted ? client_->PostWrite(access, data) : client_->RegionWrite(access, data);
+  far_end_.Hold();
   const bool silent = remote_.answered().empty();
   EndCall("RegionWrite", wrote.has_value(), true, !silent && (!posted || access.region == kConfig));
+  if (posted && across_socket_) AwaitService();
+}
+
+// What was posted is served before the next call begins: what that brings about is its own.
+void MpqemuClientTarget::AwaitService() {
+  const uint64_t deadline_ns = clock_.now_ns() + impatience_.timeout_ns();
+  while (!remote_.served() && clock_.now_ns() < deadline_ns) {
+    far_end_.LetGo();
+    std::this_thread::yield();
+    far_end_.Hold();
+  }
+}
+
+void MpqemuClientTarget::WriteMulti(const Event& event) {
+  std::vector<vfio_user::WriteMultiEntry> writes;
+  for (ConstBytes rest = event.data; !rest.empty();) {
+    const ConstBytes part = rest.first(std::min<size_t>(rest.size(), 8));
+    vfio_user::WriteMultiEntry write{.offset = event.at + 8 * writes.size(),
+                                     .region = event.what & kRegionBits,
+                                     .count = static_cast<uint32_t>(part.size())};
+    Copy(std::as_writable_bytes(std::span(write.data)).first(part.size()), part);
+    writes.push_back(write);
+    rest = rest.subspan(part.size());
+  }
+  const auto wrote = client_->WriteMulti(0, writes, (event.what & kPosted) != 0);
+  EndCall("WriteMulti", wrote.has_value(), !writes.empty(), false);
+  if (across_socket_) AwaitService();
+}
+
+void MpqemuClientTarget::QueryIrq(uint32_t index) {
+  const auto info = client_->GetIrqInfo(vfio_user::IrqIndex{index});
+  const bool intx = index == static_cast<uint32_t>(vfio_user::IrqIndex::kIntx);
+  EndCall("GetIrqInfo", info.has_value(), !over_);
+  if (info && info->count > (intx ? 1 : 0)) {
+    Complain("there are {} interrupts of kind {}", info->count, index);
+  }
+}
+
+// The protocol has none of it, and nothing of it goes to the remote.
+void MpqemuClientTarget::Migrate() {
+  std::vector<std::byte> state(64);
+  const vfio_user::Feature feature = vfio_user::Feature::kMigrationState;
+  const Error errors[] = {
+      ErrorOf(client_->FeatureGet(feature, state, state)),
+      ErrorOf(client_->FeatureSet(feature, state)),
+      ErrorOf(client_->FeatureProbe(feature, 0)),
+      ErrorOf(client_->MigDataRead(state)),
+      ErrorOf(client_->MigDataWrite(state)),
+  };
+  far_end_.Hold();
+  for (const Error& error : errors) {
+    if (error.code != ENOTSUP) Complain("a state is moved, or fails with errno {}", error.code);
+  }
 }
 
 void MpqemuClientTarget::Query(uint32_t region) {
+  if (region == kWholeDevice) {
+    const auto info = client_->GetInfo();
+    return EndCall("GetInfo", info.has_value(), !over_);
+  }
   if (region != kConfig) {
+    const auto doorbells = client_->GetRegionIoFds(region);
+    if (doorbells && !doorbells->entries.empty()) Complain("region {} has doorbells", region);
     const auto info = client_->GetRegionInfo(region);
     return EndCall("GetRegionInfo", info.has_value(), false);
   }
@@ -221,7 +335,10 @@ void MpqemuClientTarget::Query(uint32_t region) {
 }
 
 std::unique_ptr<Target> MakeMpqemuClientTarget() {
-  return std::make_unique<MpqemuClientTarget>(&MakeMpqemuSubject);
+  return std::make_unique<MpqemuClientTarget>(&MakeMpqemuSubject, false);
+}
+std::unique_ptr<Target> MakeMpqemuClientSocketTarget() {
+  return std::make_unique<MpqemuClientTarget>(&MakeMpqemuSubject, true);
 }
 
 }  // namespace farside::fuzz

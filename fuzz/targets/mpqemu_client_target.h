@@ -1,11 +1,15 @@
-// MpqemuClientTarget: our client of QEMU's remotes with a hostile one, in one thread.
+// MpqemuClientTarget: our client of QEMU's remotes with a hostile one, in one thread; or across a
+// socket, as ClientTarget.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
+#include "fuzz/host/far_end.h"
 #include "fuzz/host/hostile_remote.h"
+#include "fuzz/host/impatience.h"
 #include "fuzz/targets/target.h"
 #include "protocol/mpqemu_client.h"
 
@@ -17,10 +21,9 @@ class MpqemuClientTarget final : public Target {
  public:
   static constexpr size_t kMaxTurns = 200'000;
   using Subject = std::unique_ptr<DeviceClient>;
-  using MakeSubject = Result<Subject> (*)(std::unique_ptr<Transport> transport,
-                                          std::function<bool(int)> pump);
+  using MakeSubject = Result<Subject> (*)(ClientWire wire);
 
-  explicit MpqemuClientTarget(MakeSubject make);
+  MpqemuClientTarget(MakeSubject make, bool across_socket);
 
   void Run(ConstBytes input) override;
 
@@ -31,19 +34,34 @@ class MpqemuClientTarget final : public Target {
   };
 
   bool Pump();
+  ClientWire Connect();
+  template <typename... T>
+  [[noreturn]] void Complain(fmt::format_string<T...> format, T&&... args) {
+    impatience_.Complain("client-answer", fmt::format(format, std::forward<T>(args)...));
+  }
+  void Play();
   void Execute(const Event& event);
   void Attach();
   void Detach();
+  // Between the two the remote lives.
   void BeginCall();
   // `must`: it fails only where the remote's answers say so.
   void EndCall(std::string_view name, bool ok, bool must, bool waits = true);
   void Read(const Event& event);
   void FinishReads();
+  void AwaitService();
   void Write(const Event& event, ConstBytes data);
+  void WriteMulti(const Event& event);
+  void QueryIrq(uint32_t index);
+  void Migrate();
   void Query(uint32_t region);
 
   const MakeSubject make_;
+  const bool across_socket_;
+  MonotonicClock clock_;
+  Impatience impatience_;
   HostileRemote remote_;
+  FarEnd far_end_{remote_};
   Subject client_;
   bool over_ = false;
   size_t turns_ = 0;
@@ -54,8 +72,8 @@ class MpqemuClientTarget final : public Target {
 };
 
 // mpqemu::MpqemuClient.
-Result<std::unique_ptr<DeviceClient>> MakeMpqemuSubject(std::unique_ptr<Transport> transport,
-                                                        std::function<bool(int)> pump);
+Result<std::unique_ptr<DeviceClient>> MakeMpqemuSubject(ClientWire wire);
 std::unique_ptr<Target> MakeMpqemuClientTarget();
+std::unique_ptr<Target> MakeMpqemuClientSocketTarget();
 
 }  // namespace farside::fuzz

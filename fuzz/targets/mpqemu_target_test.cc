@@ -21,8 +21,16 @@ TEST(MpqemuServerTargetTest, FindsNothingInMadeUpSessions) {
 }
 
 TEST(MpqemuClientTargetTest, FindsNothingInMadeUpSessions) {
-  MpqemuClientTarget target(&MakeMpqemuSubject);
+  MpqemuClientTarget target(&MakeMpqemuSubject, false);
   for (uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(seed);
+    target.Run(MadeUp(MpqemuClientGrammar(), seed, 32));
+  }
+}
+
+TEST(MpqemuClientTargetTest, FindsNothingAcrossASocket) {
+  MpqemuClientTarget target(&MakeMpqemuSubject, true);
+  for (uint64_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
     target.Run(MadeUp(MpqemuClientGrammar(), seed, 32));
   }
@@ -50,15 +58,14 @@ class BadTransport final : public Transport {
 };
 
 template <bool drops>
-Result<std::unique_ptr<DeviceClient>> MakeBad(std::unique_ptr<Transport> transport,
-                                              std::function<bool(int)> pump) {
-  return MakeMpqemuSubject(std::make_unique<BadTransport<drops>>(std::move(transport)),
-                           std::move(pump));
+Result<std::unique_ptr<DeviceClient>> MakeBad(ClientWire wire) {
+  wire.transport = std::make_unique<BadTransport<drops>>(std::move(wire.transport));
+  return MakeMpqemuSubject(std::move(wire));
 }
 
 TEST(MpqemuClientTargetDeathTest, OraclesFire) {
   const auto run = [](MpqemuClientTarget::MakeSubject make) {
-    MpqemuClientTarget target(make);
+    MpqemuClientTarget target(make, false);
     const Event read{.kind = Kind::kRead, .what = 7, .size = 4};
     target.Run(Encode({.flags = 0, .events = std::vector<Event>(40, read)}));
   };

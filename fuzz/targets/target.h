@@ -99,6 +99,7 @@ std::unique_ptr<Target> MakeNvmeTarget();
 std::unique_ptr<Target> MakeLsiTarget();
 std::unique_ptr<Target> MakeServerTarget();
 std::unique_ptr<Target> MakeClientTarget();
+std::unique_ptr<Target> MakeClientSocketTarget();
 std::unique_ptr<Target> MakeBlockTarget();
 std::unique_ptr<Target> MakeStateTarget();
 std::unique_ptr<Target> MakeCommandLineTarget();
