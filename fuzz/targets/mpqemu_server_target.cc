@@ -18,7 +18,11 @@ constexpr size_t kTurnsOfStep = 8;
 
 MpqemuServerTarget::MpqemuServerTarget() {
   MuteLog();
-  slot_.Plug(MakeModel(kLsiStateOptions, slot_.env(), backends_));
+  const DeviceEnv env = slot_.env();
+  slot_.Plug(
+      MakeModel(kLsiStateOptions,
+                {.id = env.id, .loop = env.loop, .clock = env.clock, .dma = dma_, .irq = env.irq},
+                backends_));
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
   backends_.BeginDisks(false);
@@ -109,6 +113,7 @@ void MpqemuServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
   snapshots_->GoBack(session_.ready());
   backends_.BeginDisks(session_.by_message());
+  const uint64_t dma_before = dma_.done();
   Connect();
   Play(session_.events);
   backends_.SettleDisks();
@@ -117,7 +122,7 @@ void MpqemuServerTarget::Run(ConstBytes input) {
   loop_->RunOnce(0);
 
   ++tally_.sessions;
-  tally_.with_dma += backends_.requests() != 0;
+  tally_.with_dma += dma_.done() != dma_before;
   tally_.with_io += backends_.requests() != 0;
   tally_.with_interrupts += proxy_.interrupts() != 0;
   Disconnect();

@@ -8,6 +8,7 @@
 #include "base/epoll_loop.h"
 #include "devices/server/mpqemu_server.h"
 #include "devices/server/slot.h"
+#include "fuzz/host/dma_counter.h"
 #include "fuzz/host/models.h"
 #include "fuzz/host/mpqemu_proxy.h"
 #include "fuzz/host/snapshots.h"
@@ -39,6 +40,7 @@ class MpqemuServerTarget final : public Target, private Pump, private BarPlaces 
   std::unique_ptr<EpollLoop> loop_ = EpollLoop::Create(clock_).value();
   FramePool::Scope frames_{loop_->frames()};
   Slot slot_{*loop_, "fuzzed"};
+  DmaCounter dma_{slot_.dma()};
   ModelBackends backends_{*loop_};
   std::optional<Snapshots> snapshots_;
   Witness witness_{*loop_};
