@@ -79,10 +79,13 @@ function(farside_library name)
   target_link_libraries(${name} PUBLIC farside_settings ${ARG_DEPS})
 endfunction()
 
+# Linked into each program itself: of a library the linker would not take it.
+set(FARSIDE_PROGRAM_SOURCES ${PROJECT_SOURCE_DIR}/base/sanitizer_options.cc)
+
 # farside_test(NAME SOURCES a_test.cc ... [DEPS ...]): a GoogleTest program, one CTest entry a test.
 function(farside_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${FARSIDE_PROGRAM_SOURCES})
   target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   if(FARSIDE_SANITIZE)
     target_compile_options(${name} PRIVATE -O0)  # Compiles in a third of the time.
@@ -94,7 +97,7 @@ endfunction()
 # into bin/, where they find each other as they do when installed.
 function(farside_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${FARSIDE_PROGRAM_SOURCES})
   target_link_libraries(${name} PRIVATE farside_settings ${ARG_DEPS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
   install(TARGETS ${name} RUNTIME)

@@ -66,11 +66,3 @@ const TargetDef* FindTarget(std::string_view name) {
 }
 
 }  // namespace farside::fuzz
-
-// For every program with targets; what the environment says counts more. A quarantine of the
-// default 256 MiB costs page faults only: this one holds what several sessions free. The stacks of
-// allocations say enough with fewer frames than 30.
-extern "C" const char* __asan_default_options();
-extern "C" const char* __asan_default_options() {
-  return "quarantine_size_mb=16:malloc_context_size=8";
-}

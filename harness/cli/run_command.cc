@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <boost/program_options.hpp>
 #include <filesystem>
 #include <fstream>
@@ -119,17 +120,29 @@ Result<std::vector<std::string>> FindFiles(const std::vector<std::string>& given
   return out;
 }
 
-Result<std::vector<Scenario>> LoadAll(const std::vector<std::string>& files) {
+// In so many threads: what a Jsonnet file says takes as long as many a scenario itself.
+Result<std::vector<Scenario>> LoadAll(const std::vector<std::string>& files, size_t jobs) {
+  std::vector<Result<Scenario>> loaded(files.size());
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < files.size(); i = next++) {
+      loaded[i] = scenario::LoadScenario(files[i]);
+    }
+  };
+  std::vector<std::thread> workers;
+  for (size_t i = 1; i < std::min(jobs, files.size()); ++i) workers.emplace_back(work);
+  work();
+  for (std::thread& worker : workers) worker.join();
+
   std::vector<Scenario> out;
   std::set<std::string> names;
-  for (const std::string& file : files) {
-    auto loaded = scenario::LoadScenario(file);
-    if (!loaded) return tl::unexpected(loaded.error());
-    if (!names.insert(loaded->name).second) {
-      return Fail("{}: there are two scenarios with the name {}: rename one", file,
-                  Quote(loaded->name));
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (!loaded[i]) return tl::unexpected(loaded[i].error());
+    if (!names.insert(loaded[i]->name).second) {
+      return Fail("{}: there are two scenarios with the name {}: rename one", files[i],
+                  Quote(loaded[i]->name));
     }
-    out.push_back(std::move(*loaded));
+    out.push_back(std::move(*loaded[i]));
   }
   return out;
 }
@@ -220,7 +233,7 @@ int RunCommand(const Arguments& args) {
   }
   const auto files = FindFiles(options->files);
   if (!files) return BadUsage(files.error());
-  const auto scenarios = LoadAll(*files);
+  const auto scenarios = LoadAll(*files, options->jobs);
   if (!scenarios) return BadUsage(scenarios.error());
   if (options->expand && scenarios->size() != 1) {
     return BadUsage({fmt::format("--expand takes one scenario, not {}", scenarios->size()), 0});
