@@ -168,16 +168,18 @@ std::optional<uint64_t> PciConfig::bar_address(uint32_t index) const {
 }
 
 bool PciConfig::OwnsAddress(uint64_t iova, uint64_t size, uint32_t* bar, uint64_t* offset) const {
+  // Of each DMA access: what bar_address says, without asking for the Command register each time.
+  if ((command() & kCommandMemory) == 0) return false;
   for (uint32_t i = 0; i < kBarCount; ++i) {
     if (bars_[i].kind != BarKind::kMemory32 && bars_[i].kind != BarKind::kMemory64) continue;
-    const auto address = bar_address(i);
-    if (!address) continue;
+    const uint64_t address = RawBarAddress(i);
+    if (address == 0) continue;
     // The last bytes of either range may be the last of the address space: compare sizes.
-    const bool begins_inside = iova >= *address && iova - *address < bars_[i].size;
-    const bool reaches_in = iova < *address && *address - iova < size;
+    const bool begins_inside = iova >= address && iova - address < bars_[i].size;
+    const bool reaches_in = iova < address && address - iova < size;
     if (!begins_inside && !reaches_in) continue;
     *bar = i;
-    *offset = begins_inside ? iova - *address : 0;
+    *offset = begins_inside ? iova - address : 0;
     return true;
   }
   return false;

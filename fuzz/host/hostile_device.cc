@@ -191,7 +191,6 @@ void HostileDevice::Serve(Frame& frame) {
       frame.command() == Command::kDmaMap || frame.command() == Command::kDmaUnmap;
   if (!twin_.connected() || !moves_windows) Release();
   AnswerRequest(frame);
-  std::erase(outstanding_, frame.header.message_id);
 }
 
 void HostileDevice::Expect(const Header& header, ConstBytes payload) {
@@ -380,6 +379,7 @@ void HostileDevice::Spoil(Spoiling how, const Event& event, Command command, Mes
 
 void HostileDevice::SendReply(const Frame& request, Message& message, Answered* answer) {
   answer->outcome = Judge(request, message);
+  std::erase(outstanding_, request.header.message_id);
   answer->payload = message.payload;
   const uint32_t error = message.header.error;
   answer->error = error == 0 || error > 4095 ? EIO : static_cast<int>(error);

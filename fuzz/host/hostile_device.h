@@ -159,7 +159,8 @@ class HostileDevice final : public HostileEnd {
     size_t answer = 0;  // In answered_.
   };
   std::optional<Late> late_;
-  std::vector<uint16_t> outstanding_;  // Ids of the requests that came with the one being served.
+  // Ids of the requests that came with the one being served and have no reply yet.
+  std::vector<uint16_t> outstanding_;
   std::vector<Answered> answered_;
   std::deque<Asked> asked_;
   uint16_t next_id_ = 0;

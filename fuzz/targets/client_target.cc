@@ -594,12 +594,13 @@ void ClientTarget::Map(const Event& event) {
                          .size = event.value,
                          .flags = event.size & 3u,
                          .fd = (event.size & 4) != 0 ? window_fd_.get() : -1};
+  // What was posted may bring about DMA: that is of the windows before.
+  if (across_socket_) Drain();
   // From the reply on the device may use it.
   const bool possible = window.size != 0 && window.size - 1 <= UINT64_MAX - window.iova;
   if (possible) {
     windows_.push_back({.iova = window.iova, .size = window.size, .flags = window.flags});
   }
-  if (across_socket_) Drain();
   BeginCall();
   const auto mapped = client_->DmaMap(window);
   EndCall("DMA_MAP", mapped);

@@ -214,6 +214,14 @@ TEST(ClientTargetTest, FindsNothingAcrossASocket) {
   EXPECT_GT(target.tally().with_dma, 10u);
 }
 
+// A reply that names another request which is never answered is taken for its own.
+TEST(ClientTargetTest, AReplyToWhatIsNeverAnsweredIsNotFollowed) {
+  Event begun = kReadFour;
+  begun.what |= kBegun;
+  RunSession(&MakeVfioUserSubject,
+             {kReadFour, Reply(Spoiling::kNever), begun, Reply(Spoiling::kWrongId, 0xffff), begun});
+}
+
 // It stops reading, while more is posted than the socket takes.
 TEST(ClientTargetTest, ADeafDeviceEndsTheClient) {
   const std::vector<std::byte> much(kMaxData);

@@ -167,12 +167,12 @@ void MpqemuClientTarget::Execute(const Event& event) {
                                            .flags = event.size & 3u,
                                            .fd = by_fd ? memory_.get() : -1,
                                            .offset = event.at % kMemory});
-      return EndCall("DmaMap", mapped.has_value(), false);
+      return EndCall("DmaMap", mapped.has_value(), false, false);
     }
     case Kind::kUnmap: {
       const auto unmapped = event.value == ~uint64_t{0} ? client_->DmaUnmapAll()
                                                         : client_->DmaUnmap(event.at, event.value);
-      return EndCall("DmaUnmap", unmapped.has_value(), false);
+      return EndCall("DmaUnmap", unmapped.has_value(), false, false);
     }
     case Kind::kIrqs: {
       if (event.size == 0) return QueryIrq(event.what);
@@ -181,7 +181,7 @@ void MpqemuClientTarget::Execute(const Event& event) {
                                    .index = event.what,
                                    .count = static_cast<uint32_t>(event.value)};
       const auto armed = client_->SetIrqs(set, {}, std::span(&fd, event.value == 1 ? 1 : 0));
-      return EndCall("SetIrqs", armed.has_value(), false);
+      return EndCall("SetIrqs", armed.has_value(), false, false);
     }
     case Kind::kSaveLoad:
       return Migrate();
@@ -208,8 +208,10 @@ void MpqemuClientTarget::Read(const Event& event) {
     }
     begun_.push_back({.ticket = {}, .out = std::move(out)});
     const auto ticket = client_->BeginRead(access, begun_.back().out);
-    // Across a socket answers to those before it come at any time.
-    EndCall("BeginRead", ticket.has_value(), true, !across_socket_);
+    // It waits for its own answer only where the protocol has no messages for a whole one; others',
+    // broken or not, may come with it.
+    const bool waits = access.region == kConfig && !across_socket_;
+    EndCall("BeginRead", ticket.has_value(), true, waits);
     if (ticket) begun_.back().ticket = *ticket;
     if (!ticket) begun_.pop_back();
     return;
