@@ -1,15 +1,31 @@
 #include "fuzz/host/far_end.h"
 
+#include <utility>
+
 namespace farside::fuzz {
 
-FarEnd::FarEnd(HostileEnd& end) : end_(end), wake_(MakeEventfd().value()) {}
+FarEnd::FarEnd(HostileEnd& end, bool across_socket)
+    : end_(end), across_socket_(across_socket), wake_(MakeEventfd().value()) {}
 
 FarEnd::~FarEnd() { Stop(); }
 
-void FarEnd::Start() {
+ClientWire FarEnd::Connect(bool pieces, uint64_t timeout_ns, std::function<void()> turn) {
   Stop();
+  if (!across_socket_) {
+    return {.transport = end_.Connect(pieces), .pump = [this, turn = std::move(turn)](int) {
+              turn();
+              return Step();
+            }};
+  }
+  ClientWire wire{.socket = end_.ConnectSocket(pieces), .timeout_ns = timeout_ns};
   stop_ = false;
   thread_ = std::thread([this] { Run(); });
+  return wire;
+}
+
+bool FarEnd::Step() {
+  const std::lock_guard lock(mutex_);
+  return end_.Step();
 }
 
 void FarEnd::Stop() {

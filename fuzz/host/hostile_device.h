@@ -57,10 +57,10 @@ class HostileDevice final : public HostileEnd {
 
   explicit HostileDevice(const Windows& windows);
 
-  // A new connection, in `pieces` of a few bytes or not. What is queued stays. Over sockets whole
-  // messages go with a twin socket, on which the device's own go once the client has it.
-  std::unique_ptr<MemoryTransport> Connect(bool pieces);
-  UniqueFd ConnectSocket(bool pieces);
+  // Over sockets whole messages go with a twin socket, on which the device's own go once the client
+  // has it.
+  std::unique_ptr<MemoryTransport> Connect(bool pieces) override;
+  UniqueFd ConnectSocket(bool pieces) override;
   void Disconnect();
   // As a new session finds it.
   void Begin();

@@ -31,8 +31,8 @@ class HostileRemote final : public HostileEnd {
 
   HostileRemote();
 
-  std::unique_ptr<MemoryTransport> Connect(bool pieces);
-  UniqueFd ConnectSocket(bool pieces);
+  std::unique_ptr<MemoryTransport> Connect(bool pieces) override;
+  UniqueFd ConnectSocket(bool pieces) override;
   void Disconnect();
   // As a new session finds it.
   void Begin();

@@ -46,7 +46,7 @@ Result<std::unique_ptr<DeviceClient>> MakeVfioUserSubject(ClientWire wire, DmaHa
 
 ClientTarget::ClientTarget(MakeSubject make, bool across_socket)
     : make_(make),
-      across_socket_(across_socket),
+      far_end_(device_, across_socket),
       memory_(kMemory),
       window_fd_(MakeMemfd("window", kMemory).value()) {
   MuteLog();
@@ -58,7 +58,7 @@ ClientTarget::~ClientTarget() = default;
 void ClientTarget::Run(ConstBytes input) {
   const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
-  impatience_.Run(across_socket_, [this] { Play(); });
+  impatience_.Run(far_end_.across_socket(), [this] { Play(); });
   watch.CheckMemory();
   Detach();
   watch.CheckFds();
@@ -91,20 +91,9 @@ void ClientTarget::Play() {
   if (!over_) device_.CheckAllAnswered();
 }
 
-ClientWire ClientTarget::Connect() {
-  if (!across_socket_) {
-    return {.transport = device_.Connect(session_.by_message()),
-            .pump = [this](int) { return Pump(); }};
-  }
-  ClientWire wire{.socket = device_.ConnectSocket(session_.by_message()),
-                  .timeout_ns = impatience_.timeout_ns()};
-  far_end_.Start();
-  return wire;
-}
-
 void ClientTarget::Attach() {
   Detach();
-  auto wire = Connect();
+  auto wire = far_end_.Connect(session_.by_message(), impatience_.timeout_ns(), [this] { Turn(); });
   BeginCall();
   auto made = make_(std::move(wire), this);
   far_end_.Hold();
@@ -135,10 +124,8 @@ void ClientTarget::Detach() {
   device_.Disconnect();
 }
 
-bool ClientTarget::Pump() {
+void ClientTarget::Turn() {
   if (++turns_ > kMaxTurns) Violation("bounded-work", "a call does not end in {} turns", kMaxTurns);
-  const std::lock_guard lock(far_end_.mutex());
-  return device_.Step();
 }
 
 void ClientTarget::BeginCall() {
@@ -304,11 +291,12 @@ void ClientTarget::Execute(const Event& event) {
 // All that the device sent is read, and answered.
 void ClientTarget::Drain() {
   BeginCall();
-  if (across_socket_) {
+  if (far_end_.across_socket()) {
     DrainSocket();
   } else {
     for (;;) {
-      const bool more = Pump();
+      Turn();
+      const bool more = far_end_.Step();
       if (!more && device_.quiet()) break;
       if (!client_->WaitReadable(-1, 0)) break;
     }
@@ -359,7 +347,7 @@ void ClientTarget::Read(const Event& event) {
     const auto ticket = client_->BeginRead(access, begun.out);
     far_end_.Hold();
     const bool lawful = event.size <= client_->max_transfer();
-    const bool ends = across_socket_ && !client_->alive() && device_.broken();
+    const bool ends = far_end_.across_socket() && !client_->alive() && device_.broken();
     if (ticket.has_value() != (lawful && !over_) && !ends) {
       Complain("a read {} begin", ticket ? "does" : "does not");
     }
@@ -387,7 +375,7 @@ void ClientTarget::FinishReads() {
     }
   };
   far_end_.LetGo();
-  if (across_socket_ && begun_.size() > 1) {
+  if (far_end_.across_socket() && begun_.size() > 1) {
     // Two CPUs, and one that waits for something else meanwhile.
     std::thread cpu([&] { finish(1, 2); });
     std::thread bystander([&] { (void)client_->WaitReadable(eventfds_[0].get(), 100'000); });
@@ -435,7 +423,8 @@ void ClientTarget::Write(const Event& event, ConstBytes data) {
     const auto posted = client_->PostWrite(access, data);
     far_end_.Hold();
     // Across a socket the device does not wait for the end of the call.
-    const bool broken = broken_before || (across_socket_ && (device_.broken() || device_.unsure()));
+    const bool broken =
+        broken_before || (far_end_.across_socket() && (device_.broken() || device_.unsure()));
     if ((posted && (over_ || !lawful)) || (!posted && !over_ && lawful && !broken)) {
       Complain("a posted write {}", posted ? "succeeds" : "fails");
     }
@@ -456,17 +445,7 @@ void ClientTarget::Write(const Event& event, ConstBytes data) {
 }
 
 void ClientTarget::WriteMulti(const Event& event) {
-  std::vector<vfio_user::WriteMultiEntry> writes;
-  ConstBytes rest = event.data;
-  while (!rest.empty()) {
-    const ConstBytes part = rest.first(std::min<size_t>(rest.size(), 8));
-    vfio_user::WriteMultiEntry write{.offset = event.at + 8 * writes.size(),
-                                     .region = event.what & kRegionBits,
-                                     .count = static_cast<uint32_t>(part.size())};
-    Copy(std::as_writable_bytes(std::span(write.data)).first(part.size()), part);
-    writes.push_back(write);
-    rest = rest.subspan(part.size());
-  }
+  const auto writes = WritesOf(event);
   if (writes.empty()) return;
   const bool posted = (event.what & kPosted) != 0;
   BeginCall();
@@ -595,7 +574,7 @@ void ClientTarget::Map(const Event& event) {
                          .flags = event.size & 3u,
                          .fd = (event.size & 4) != 0 ? window_fd_.get() : -1};
   // What was posted may bring about DMA: that is of the windows before.
-  if (across_socket_) Drain();
+  if (far_end_.across_socket()) Drain();
   // From the reply on the device may use it.
   const bool possible = window.size != 0 && window.size - 1 <= UINT64_MAX - window.iova;
   if (possible) {
@@ -609,7 +588,7 @@ void ClientTarget::Map(const Event& event) {
 
 void ClientTarget::Unmap(const Event& event) {
   const bool all = event.value == ~uint64_t{0};
-  if (across_socket_) Drain();
+  if (far_end_.across_socket()) Drain();
   BeginCall();
   const auto unmapped = all ? client_->DmaUnmapAll() : client_->DmaUnmap(event.at, event.value);
   EndCall("DMA_UNMAP", unmapped);

@@ -58,8 +58,7 @@ class ClientTarget final : public Target, private DmaHandler, private HostileDev
   int OnDmaWrite(uint64_t iova, ConstBytes in) override;
   bool Allows(uint64_t iova, uint64_t count, bool writes) const override;
   int Handle(uint64_t iova, uint64_t count, bool writes);
-  bool Pump();
-  ClientWire Connect();
+  void Turn();
   // What may come of a clock too is tried again with more patience, before it is a violation.
   template <typename... T>
   [[noreturn]] void Complain(fmt::format_string<T...> format, T&&... args) {
@@ -101,11 +100,10 @@ class ClientTarget final : public Target, private DmaHandler, private HostileDev
   void DrainSocket();
 
   const MakeSubject make_;
-  const bool across_socket_;
   MonotonicClock clock_;
   Impatience impatience_;
   HostileDevice device_{*this};
-  FarEnd far_end_{device_};
+  FarEnd far_end_;
   std::unique_ptr<DeviceClient> client_;
   bool over_ = false;  // The client has ended.
   size_t turns_ = 0;   // Of the pump, in this call; 0 across a socket.

@@ -44,7 +44,7 @@ Result<std::unique_ptr<DeviceClient>> MakeMpqemuSubject(ClientWire wire) {
 
 MpqemuClientTarget::MpqemuClientTarget(MakeSubject make, bool across_socket)
     : make_(make),
-      across_socket_(across_socket),
+      far_end_(remote_, across_socket),
       memory_(MakeMemfd("window", kMemory).value()),
       eventfd_(MakeEventfd().value()) {
   MuteLog();
@@ -53,7 +53,7 @@ MpqemuClientTarget::MpqemuClientTarget(MakeSubject make, bool across_socket)
 void MpqemuClientTarget::Run(ConstBytes input) {
   const ProcessWatch watch(tally_.sessions % ProcessWatch::kCountEvery == 0 || observed());
   Decode(input, &session_);
-  impatience_.Run(across_socket_, [this] { Play(); });
+  impatience_.Run(far_end_.across_socket(), [this] { Play(); });
   watch.CheckMemory();
   Detach();
   watch.CheckFds();
@@ -76,26 +76,13 @@ void MpqemuClientTarget::Play() {
   FinishReads();
 }
 
-bool MpqemuClientTarget::Pump() {
+void MpqemuClientTarget::Turn() {
   if (++turns_ > kMaxTurns) Violation("bounded-work", "a call does not end in {} turns", kMaxTurns);
-  const std::lock_guard lock(far_end_.mutex());
-  return remote_.Step();
-}
-
-ClientWire MpqemuClientTarget::Connect() {
-  if (!across_socket_) {
-    return {.transport = remote_.Connect(session_.by_message()),
-            .pump = [this](int) { return Pump(); }};
-  }
-  ClientWire wire{.socket = remote_.ConnectSocket(session_.by_message()),
-                  .timeout_ns = impatience_.timeout_ns()};
-  far_end_.Start();
-  return wire;
 }
 
 void MpqemuClientTarget::Attach() {
   Detach();
-  auto wire = Connect();
+  auto wire = far_end_.Connect(session_.by_message(), impatience_.timeout_ns(), [this] { Turn(); });
   BeginCall();
   auto made = make_(std::move(wire));
   far_end_.Hold();
@@ -210,7 +197,7 @@ void MpqemuClientTarget::Read(const Event& event) {
     const auto ticket = client_->BeginRead(access, begun_.back().out);
     // It waits for its own answer only where the protocol has no messages for a whole one; others',
     // broken or not, may come with it.
-    const bool waits = access.region == kConfig && !across_socket_;
+    const bool waits = access.region == kConfig && !far_end_.across_socket();
     EndCall("BeginRead", ticket.has_value(), true, waits);
     if (ticket) begun_.back().ticket = *ticket;
     if (!ticket) begun_.pop_back();
@@ -247,7 +234,7 @@ void MpqemuClientTarget::FinishReads() {
       if (!client_->FinishRead(begun_[begun_.size() - 1 - i].ticket)) ok = false;
     }
   };
-  if (across_socket_ && begun_.size() > 1) {
+  if (far_end_.across_socket() && begun_.size() > 1) {
     std::thread cpu([&] { finish(1, 2); });
     finish(0, 2);
     cpu.join();
@@ -266,7 +253,7 @@ void MpqemuClientTarget::Write(const Event& event, ConstBytes data) {
   far_end_.Hold();
   const bool silent = remote_.answered().empty();
   EndCall("RegionWrite", wrote.has_value(), true, !silent && (!posted || access.region == kConfig));
-  if (posted && across_socket_) AwaitService();
+  if (posted && far_end_.across_socket()) AwaitService();
 }
 
 // What was posted is served before the next call begins: what that brings about is its own.
@@ -280,19 +267,10 @@ void MpqemuClientTarget::AwaitService() {
 }
 
 void MpqemuClientTarget::WriteMulti(const Event& event) {
-  std::vector<vfio_user::WriteMultiEntry> writes;
-  for (ConstBytes rest = event.data; !rest.empty();) {
-    const ConstBytes part = rest.first(std::min<size_t>(rest.size(), 8));
-    vfio_user::WriteMultiEntry write{.offset = event.at + 8 * writes.size(),
-                                     .region = event.what & kRegionBits,
-                                     .count = static_cast<uint32_t>(part.size())};
-    Copy(std::as_writable_bytes(std::span(write.data)).first(part.size()), part);
-    writes.push_back(write);
-    rest = rest.subspan(part.size());
-  }
+  const auto writes = WritesOf(event);
   const auto wrote = client_->WriteMulti(0, writes, (event.what & kPosted) != 0);
   EndCall("WriteMulti", wrote.has_value(), !writes.empty(), false);
-  if (across_socket_) AwaitService();
+  if (far_end_.across_socket()) AwaitService();
 }
 
 void MpqemuClientTarget::QueryIrq(uint32_t index) {

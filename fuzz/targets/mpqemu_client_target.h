@@ -33,8 +33,7 @@ class MpqemuClientTarget final : public Target {
     std::vector<std::byte> out;
   };
 
-  bool Pump();
-  ClientWire Connect();
+  void Turn();
   template <typename... T>
   [[noreturn]] void Complain(fmt::format_string<T...> format, T&&... args) {
     impatience_.Complain("client-answer", fmt::format(format, std::forward<T>(args)...));
@@ -57,11 +56,10 @@ class MpqemuClientTarget final : public Target {
   void Query(uint32_t region);
 
   const MakeSubject make_;
-  const bool across_socket_;
   MonotonicClock clock_;
   Impatience impatience_;
   HostileRemote remote_;
-  FarEnd far_end_{remote_};
+  FarEnd far_end_;
   Subject client_;
   bool over_ = false;
   size_t turns_ = 0;
