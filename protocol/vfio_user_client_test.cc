@@ -380,6 +380,18 @@ TEST_F(ClientTest, TimesOutAndIsDeadForAll) {
   EXPECT_THAT(reset.error().message, HasSubstr("REGION_READ"));
 }
 
+// Nobody else looks at the clock.
+TEST_F(ClientTest, TimesOutInItsOnlyThread) {
+  FakeServer server(
+      [](FakeServer&, Frame& frame) { return frame.command() == Command::kRegionRead; });
+  ClientOptions options;
+  options.channel.timeout_ns = 30 * kMs;
+  const auto client = AttachTo(server, options);
+  const auto read = client->Read<uint32_t>({});
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, ETIMEDOUT);
+}
+
 TEST_F(ClientTest, DmaThatNeverEndsDoesNotPutOffTheTimeout) {
   FakeServer server([](FakeServer& self, Frame& frame) {
     if (frame.command() == Command::kVersion) return false;
