@@ -131,13 +131,14 @@ bool MpqemuClient::alive() const {
 }
 
 Result<void> MpqemuClient::FlushAll() {
-  const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
+  uint64_t deadline_ns = 0;  // Of the whole, once it has to wait.
   for (;;) {
     const auto flushed = writer_.Flush(*transport_);
     if (!flushed) return Die({"the remote is gone: " + flushed.error().message, EPIPE});
     if (*flushed) return {};
     pollfd room{transport_->fd(), POLLOUT, 0};
     const uint64_t now_ns = clock_.now_ns();
+    if (deadline_ns == 0) deadline_ns = now_ns + options_.timeout_ns;
     const uint64_t left_ns = deadline_ns - std::min(deadline_ns, now_ns);
     // The lock is kept: nobody else could send either.
     if (left_ns == 0 || poll(&room, 1, static_cast<int>(left_ns / 1'000'000) + 1) == 0) {
@@ -149,9 +150,11 @@ Result<void> MpqemuClient::FlushAll() {
 
 Result<void> MpqemuClient::Send(Lock& lock, Command command, ConstBytes payload,
                                 std::span<const int> fds, std::shared_ptr<Call> call) {
-  const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
-  while (!dead_ && in_flight_.size() >= kMaxInFlight) {
-    if (auto got = Receive(lock, deadline_ns); !got) return got;
+  if (in_flight_.size() >= kMaxInFlight) {
+    const uint64_t deadline_ns = clock_.now_ns() + options_.timeout_ns;
+    while (!dead_ && in_flight_.size() >= kMaxInFlight) {
+      if (auto got = Receive(lock, deadline_ns); !got) return got;
+    }
   }
   if (dead_) return tl::unexpected(*dead_);
   std::vector<UniqueFd> owned;

@@ -357,13 +357,20 @@ TEST_F(ClientTest, ManyThreadsShareOneChannel) {
   resetter.join();
 }
 
-TEST_F(ClientTest, TimesOutAndIsDeadForAll) {
-  FakeServer server([](FakeServer&, Frame& frame) {
-    return frame.command() == Command::kRegionRead;  // Never answered.
-  });
+bool NeverAnswersReads(FakeServer&, Frame& frame) {
+  return frame.command() == Command::kRegionRead;
+}
+
+// Waits 30 ms for each answer.
+auto AttachImpatiently(FakeServer& server) {
   ClientOptions options;
   options.channel.timeout_ns = 30 * kMs;
-  const auto client = AttachTo(server, options);
+  return AttachTo(server, options);
+}
+
+TEST_F(ClientTest, TimesOutAndIsDeadForAll) {
+  FakeServer server(&NeverAnswersReads);
+  const auto client = AttachImpatiently(server);
   std::vector<std::thread> threads;
   for (int i = 0; i < 3; ++i) {
     threads.emplace_back([&] {
@@ -382,11 +389,8 @@ TEST_F(ClientTest, TimesOutAndIsDeadForAll) {
 
 // Nobody else looks at the clock.
 TEST_F(ClientTest, TimesOutInItsOnlyThread) {
-  FakeServer server(
-      [](FakeServer&, Frame& frame) { return frame.command() == Command::kRegionRead; });
-  ClientOptions options;
-  options.channel.timeout_ns = 30 * kMs;
-  const auto client = AttachTo(server, options);
+  FakeServer server(&NeverAnswersReads);
+  const auto client = AttachImpatiently(server);
   const auto read = client->Read<uint32_t>({});
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, ETIMEDOUT);
@@ -399,9 +403,7 @@ TEST_F(ClientTest, DmaThatNeverEndsDoesNotPutOffTheTimeout) {
     self.Ask(1, Command::kDmaRead, DmaAccess{0, 4});
     return true;
   });
-  ClientOptions options;
-  options.channel.timeout_ns = 30 * kMs;
-  const auto client = AttachTo(server, options);
+  const auto client = AttachImpatiently(server);
   const auto read = client->Read<uint32_t>({});
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, ETIMEDOUT);

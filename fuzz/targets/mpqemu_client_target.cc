@@ -72,6 +72,7 @@ void MpqemuClientTarget::Play() {
       Attach();
     }
     Execute(event);
+    far_end_.Hold();
   }
   FinishReads();
 }
@@ -176,11 +177,9 @@ void MpqemuClientTarget::Execute(const Event& event) {
       return EndCall("Reset", client_->Reset().has_value(), true);
     case Kind::kClock:
       (void)client_->WaitReadable(-1, 0);
-      far_end_.Hold();
       over_ = !client_->alive();
       return;
     default:
-      far_end_.Hold();
       return;
   }
 }
