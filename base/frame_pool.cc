@@ -2,13 +2,20 @@
 
 #include <new>
 
+#if defined(FARSIDE_POISON_FRAMES)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#endif
+
 namespace farside {
 
 thread_local FramePool* FramePool::current_ = nullptr;
 
 FramePool::~FramePool() {
-  for (FreeBlock* block : free_) {
-    while (block != nullptr) {
+  for (const FreeList& list : free_) {
+    for (FreeBlock* block = list.first; block != nullptr;) {
       FreeBlock* next = block->next;
       ::operator delete(block);
       block = next;
@@ -19,6 +26,32 @@ FramePool::~FramePool() {
 FramePool::Scope::Scope(FramePool& pool) : outer_(current_) { current_ = &pool; }
 FramePool::Scope::~Scope() { current_ = outer_; }
 
+// Their first bytes stay ours.
+void FramePool::Put(void* block, size_t size_class) noexcept {
+  FreeList& list = free_[size_class];
+  auto* const freed = new (block) FreeBlock{nullptr};
+  ++list.size;
+  if (list.first == nullptr) {
+    list.first = list.last = freed;
+  } else if (kQuarantine != 0) {
+    list.last->next = freed;
+    list.last = freed;
+  } else {
+    freed->next = list.first;
+    list.first = freed;
+  }
+  ASAN_POISON_MEMORY_REGION(freed + 1, (size_class + 1) * kGrain - sizeof(FreeBlock));
+}
+
+void* FramePool::Take(size_t size_class) {
+  FreeList& list = free_[size_class];
+  if (list.size <= kQuarantine) return nullptr;
+  FreeBlock* const block = list.first;
+  list.first = block->next;
+  --list.size;
+  return block;
+}
+
 void* FramePool::Allocate(size_t size) {
 #ifdef FARSIDE_NO_FRAME_POOL
   return ::operator new(size);
@@ -27,15 +60,14 @@ void* FramePool::Allocate(size_t size) {
   const size_t total = size + sizeof(Header);
   const size_t size_class = (total - 1) / kGrain;
   FramePool* pool = size_class < kClasses ? current_ : nullptr;
-  void* block;
-  if (pool != nullptr && pool->free_[size_class] != nullptr) {
-    FreeBlock* head = pool->free_[size_class];
-    pool->free_[size_class] = head->next;
-    block = head;
-  } else {
+  void* block = pool != nullptr ? pool->Take(size_class) : nullptr;
+  if (block == nullptr) {
     block = ::operator new((size_class + 1) * kGrain);
     if (pool != nullptr) ++pool->heap_allocations_;
   }
+  ASAN_UNPOISON_MEMORY_REGION(block, total);
+  ASAN_POISON_MEMORY_REGION(static_cast<std::byte*>(block) + total,
+                            (size_class + 1) * kGrain - total);
   return new (block) Header{pool, size_class} + 1;
 #endif
 }
@@ -50,8 +82,7 @@ void FramePool::Free(void* block) noexcept {
     ::operator delete(header);
     return;
   }
-  const size_t size_class = header->size_class;
-  pool->free_[size_class] = new (header) FreeBlock{pool->free_[size_class]};
+  pool->Put(header, header->size_class);
 #endif
 }
 

@@ -8,8 +8,8 @@
 namespace farside {
 
 // Free lists of 64-byte-grained blocks for one thread. A block returns to the pool it came from,
-// which must outlive it. Sanitizer and fuzz builds (FARSIDE_NO_FRAME_POOL) use the heap for every
-// block, or they would see nothing.
+// which must outlive it. Under AddressSanitizer free blocks are poisoned, and used again late;
+// other sanitizers (FARSIDE_NO_FRAME_POOL) see nothing but the heap, which then gives every block.
 class FramePool {
  public:
   FramePool() = default;
@@ -44,12 +44,27 @@ class FramePool {
   struct FreeBlock {
     FreeBlock* next;
   };
+  // The one that was freed last is taken first, for it is in the cache; with kQuarantine the one
+  // that was freed first, when so many wait.
+  struct FreeList {
+    FreeBlock* first = nullptr;
+    FreeBlock* last = nullptr;
+    size_t size = 0;
+  };
+#if defined(FARSIDE_POISON_FRAMES)
+  static constexpr size_t kQuarantine = 32;
+#else
+  static constexpr size_t kQuarantine = 0;
+#endif
   static constexpr size_t kGrain = 64;
   static constexpr size_t kClasses = 64;  // Blocks up to 4 KiB; larger ones go to the heap.
 
   static thread_local FramePool* current_;
 
-  std::array<FreeBlock*, kClasses> free_{};
+  void Put(void* block, size_t size_class) noexcept;
+  void* Take(size_t size_class);
+
+  std::array<FreeList, kClasses> free_{};
   uint64_t heap_allocations_ = 0;
 };
 

@@ -116,11 +116,27 @@ TEST_F(TaskTest, TheSameSeedShufflesTheSameWay) {
 TEST_F(TaskTest, AWarmPoolTakesNothingFromTheHeap) {
   const FramePool::Scope frames(loop_.frames());
   int64_t sum = 0;
-  scope_.Spawn(SumAtOnce(10, sum));
+  scope_.Spawn(SumAtOnce(100, sum));
   const uint64_t warm = loop_.frames().heap_allocations();
   EXPECT_GT(warm, 0u);
   scope_.Spawn(SumAtOnce(1000, sum));
   EXPECT_EQ(loop_.frames().heap_allocations(), warm);
+}
+#endif
+
+#ifdef FARSIDE_POISON_FRAMES
+TEST_F(TaskTest, AFreeFrameIsNobodys) {
+  FramePool pool;
+  const FramePool::Scope frames(pool);
+  auto* const frame = static_cast<volatile char*>(FramePool::Allocate(100));
+  frame[99] = 1;
+  EXPECT_DEATH(frame[100] = 1, "use-after-poison");
+  FramePool::Free(const_cast<char*>(frame));
+  EXPECT_DEATH(frame[0] = 1, "use-after-poison");
+  // Nor is it given to the next one.
+  void* const next = FramePool::Allocate(100);
+  EXPECT_NE(next, frame);
+  FramePool::Free(next);
 }
 #endif
 

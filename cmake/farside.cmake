@@ -44,7 +44,9 @@ if(FARSIDE_SANITIZE STREQUAL "address")
   target_compile_options(farside_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(farside_settings INTERFACE -fsanitize=address,undefined)
-  target_compile_definitions(farside_settings INTERFACE FARSIDE_NO_FRAME_POOL=1)
+  # Bounds that lie inside of an object are the library's to see.
+  target_compile_definitions(farside_settings INTERFACE
+    FARSIDE_POISON_FRAMES=1 _GLIBCXX_ASSERTIONS=1)
 elseif(FARSIDE_SANITIZE STREQUAL "thread")
   target_compile_options(farside_settings INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
   target_link_options(farside_settings INTERFACE -fsanitize=thread)
