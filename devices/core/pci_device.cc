@@ -44,7 +44,9 @@ bool PciDevice::TakesBarAccess(uint32_t bar, uint64_t offset, size_t size) const
 
 PciDevice::Piece PciDevice::PieceAt(uint32_t bar, uint64_t offset, size_t size) const {
   const MsixSpec& spec = config_.msix();
-  if (spec.count == 0) return {Owner::kModel, size};
+  if (spec.count == 0 || (bar != spec.table_bar && bar != spec.pba_bar)) {
+    return {Owner::kModel, size};
+  }
   const struct {
     Owner owner;
     uint32_t bar;

@@ -49,7 +49,13 @@ constexpr bool IsWellFormed(std::span<const RegisterDef> rows) {
 template <size_t kCount>
 class RegisterBlock {
  public:
-  explicit RegisterBlock(const RegisterDef (&rows)[kCount]) : rows_(rows) { Reset(); }
+  explicit RegisterBlock(const RegisterDef (&rows)[kCount]) : rows_(rows) {
+    for (size_t word = 0, row = 0; word < kWords; ++word) {
+      while (row < kCount && EndOf(row) <= 4 * word) ++row;
+      first_[word] = static_cast<uint8_t>(row);
+    }
+    Reset();
+  }
 
   void Reset() {
     for (size_t row = 0; row < kCount; ++row) values_[row] = rows_[row].reset;
@@ -105,22 +111,27 @@ class RegisterBlock {
     size_t size;
   };
 
+  uint64_t EndOf(size_t row) const { return uint64_t{rows_[row].offset} + rows_[row].width; }
+
   // The first row that ends behind `offset`.
   size_t First(uint64_t offset) const {
-    const auto row = std::ranges::partition_point(rows_, [offset](const RegisterDef& def) {
-      return uint64_t{def.offset} + def.width <= offset;
-    });
-    return static_cast<size_t>(row - rows_.begin());
+    size_t row = first_[std::min<uint64_t>(offset / 4, kWords - 1)];
+    while (row < kCount && EndOf(row) <= offset) ++row;
+    return row;
   }
 
   Overlap Intersect(size_t row, uint64_t offset, size_t size) const {
     const uint64_t begin = std::max<uint64_t>(offset, rows_[row].offset);
-    const uint64_t end =
-        std::min<uint64_t>(offset + size, uint64_t{rows_[row].offset} + rows_[row].width);
+    const uint64_t end = std::min<uint64_t>(offset + size, EndOf(row));
     return {begin - offset, begin - rows_[row].offset, end - begin};
   }
 
+  // Where to begin to look, for offsets up to which most registers lie.
+  static constexpr size_t kWords = 64;
+  static_assert(kCount <= 255);
+
   std::span<const RegisterDef, kCount> rows_;
+  std::array<uint8_t, kWords> first_{};
   std::array<uint64_t, kCount> values_{};
 };
 

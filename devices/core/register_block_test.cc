@@ -108,6 +108,22 @@ TEST(RegisterBlockTest, EveryReadOfEverySizeGivesTheRegistersBytesAndZeroesBetwe
   }
 }
 
+TEST(RegisterBlockTest, RegistersFarBehindTheOthersAreFoundToo) {
+  constexpr RegisterDef kFar[] = {{.offset = 0x00, .name = "NEAR", .reset = 1},
+                                  {.offset = 0xf8, .width = 8, .name = "ON_THE_EDGE", .reset = 2},
+                                  {.offset = 0xe00, .name = "FAR", .reset = 3},
+                                  {.offset = 0xe04, .width = 1, .name = "LAST", .reset = 4}};
+  const RegisterBlock<std::size(kFar)> block(kFar);
+  for (const RegisterDef& row : kFar) {
+    uint64_t value = 0;
+    block.Read(row.offset, AsWritableBytes(value).first(row.width));
+    EXPECT_EQ(value, row.reset) << row.name;
+  }
+  uint64_t nothing = 7;
+  block.Read(0xe08, AsWritableBytes(nothing));
+  EXPECT_EQ(nothing, 0u);
+}
+
 TEST(RegisterBlockTest, EveryWriteOfEverySizeMergesByTheMasksAndNothingElseMoves) {
   const uint64_t seed = 20260901;
   Random random(seed);
