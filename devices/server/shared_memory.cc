@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <cctype>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -13,17 +14,19 @@ namespace farside {
 Sharing FindSharingIn(std::string_view maps, dev_t device, ino_t inode) {
   const std::string wanted = fmt::format("{:02x}:{:02x} {}", major(device), minor(device), inode);
   bool is_private = false;
-  std::istringstream lines{std::string(maps)};
   // "7f00-7f10 rw-s 00000000 00:01 1234   /memfd:ram (deleted)"
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
+  for (size_t at = maps.find(wanted); at != maps.npos; at = maps.find(wanted, at + 1)) {
+    const size_t end = at + wanted.size();
+    if (end < maps.size() && std::isdigit(static_cast<unsigned char>(maps[end])) != 0) continue;
+    const size_t line = maps.rfind('\n', at) + 1;  // npos + 1 is 0.
+    std::istringstream fields{std::string(maps.substr(line, at - line))};
     std::string range;
     std::string permissions;
     std::string offset;
-    std::string major_minor;
-    std::string number;
-    fields >> range >> permissions >> offset >> major_minor >> number;
-    if (major_minor + " " + number != wanted || permissions.size() != 4) continue;
+    std::string none;
+    // Not in a name.
+    if (!(fields >> range >> permissions >> offset) || fields >> none) continue;
+    if (permissions.size() != 4) continue;
     if (permissions[3] == 's') return Sharing::kShared;
     is_private = true;
   }

@@ -101,10 +101,10 @@ void VfioUserServer::WarnIfPrivate(const UniqueFd& fd) {
       getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
     return;
   }
-  const std::pair<uint64_t, uint64_t> file(status.st_dev, status.st_ino);
-  auto& looked_at = connection_->looked_at;
-  if (looked_at.size() >= kMaxLookedAt || std::ranges::count(looked_at, file) != 0) return;
-  looked_at.push_back(file);
+  const std::tuple<pid_t, uint64_t, uint64_t> file(peer.pid, status.st_dev, status.st_ino);
+  if (std::ranges::count(looked_at_, file) != 0) return;
+  if (looked_at_.size() >= kMaxLookedAt) looked_at_.erase(looked_at_.begin());
+  looked_at_.push_back(file);
   if (FindSharing(peer.pid, fd.get()) != Sharing::kPrivate) return;
   LogWarning(slot_.id(),
              "GUEST MEMORY IS NOT SHARED: process {} maps the memory it passed privately, so the "

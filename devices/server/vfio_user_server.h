@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/epoll_loop.h"
@@ -94,7 +95,6 @@ class VfioUserServer final : public DeviceServer,
     size_t max_windows = vfio_user::kDefaultMaxDmaMaps;
     vfio_user::Capabilities::Farside extensions;
     size_t max_reply_fds = 1;  // That the client can take in one message.
-    std::vector<std::pair<uint64_t, uint64_t>> looked_at;  // Files, by device and inode.
   };
 
   void OnReady(uint32_t events) override;
@@ -166,6 +166,8 @@ class VfioUserServer final : public DeviceServer,
 
   Slot& slot_;
   std::unique_ptr<Connection> connection_;
+  // Files of clients' memory, by process, device and inode: those that were looked at last.
+  std::vector<std::tuple<pid_t, uint64_t, uint64_t>> looked_at_;
   uint64_t epoch_ = 0;  // Counts connections: a wait sees that its own is gone.
   bool busy_ = false;   // A RESET or a change of migration state has not ended.
   Migration migration_;
