@@ -2,6 +2,7 @@
 // promises a socket that it does not send.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <chrono>
@@ -30,12 +31,14 @@ class Remote {
 
   std::atomic<int> replies = 1;
   std::atomic<bool> drips = false;  // A byte each 20 ms.
+  std::atomic<bool> reads = true;
 
  private:
   void Run() {
     transport_->set_receive_waits(true);
     mpqemu::FrameReader reader(mpqemu::kMaxFrame);
     for (;;) {
+      reads.wait(false);
       const auto filled = reader.Fill(*transport_);
       if (!filled || *filled == FillStatus::kEnd) return;
       while (auto frame = reader.Next().value()) Answer(*frame);
@@ -84,6 +87,32 @@ TEST(HostileRemoteTest, SaysItsAnswerByteByByte) {
   ASSERT_FALSE(read);
   EXPECT_THAT(read.error().message, HasSubstr("did not answer within 100 ms"));
   EXPECT_FALSE(client->alive());
+}
+
+// What the socket does not take at once is sent behind.
+TEST(HostileRemoteTest, ReadsNothingUntilTheSocketIsFull) {
+  auto sockets = MakeSocketPair().value();
+  const int least = 0;
+  ASSERT_EQ(setsockopt(sockets.second.get(), SOL_SOCKET, SO_SNDBUF, &least, sizeof least), 0);
+  Remote remote(std::move(sockets.first));
+  const auto client = mpqemu::MpqemuClient::Attach(std::move(sockets.second), {}).value();
+  // It may wait for bytes when it is told.
+  remote.reads = false;
+  std::array<std::byte, 2> vendor{};
+  ASSERT_TRUE(client->RegionRead({.region = 7}, vendor));
+  std::thread waker([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    remote.reads = true;
+    remote.reads.notify_all();
+  });
+  const UniqueFd file = MakeMemfd("memory", 0x1000).value();
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_TRUE(client->DmaMap({.iova = 0x4000, .size = 0x1000, .fd = file.get()})) << i;
+    ASSERT_TRUE(client->DmaUnmap(0x4000, 0x1000)) << i;
+  }
+  EXPECT_TRUE(client->RegionRead({.region = 7}, vendor));
+  EXPECT_THAT(vendor, testing::ElementsAre(std::byte{0}, std::byte{0x10}));
+  waker.join();
 }
 
 TEST(HostileRemoteTest, IsNeverToldOfWindowsThatOverlap) {
