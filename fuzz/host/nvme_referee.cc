@@ -1,6 +1,7 @@
 #include "fuzz/host/nvme_referee.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/range.h"
@@ -76,19 +77,22 @@ void NvmeReferee::OnEvent() {
   list_.clear();
 }
 
-uint64_t NvmeReferee::Read(nvme::Reg row) const {
-  uint64_t value = 0;
-  device_.ReadRegion(Region{nvme::kRegisterBar}, nvme::kRegisters[row].offset,
-                     AsWritableBytes(value).first(nvme::kRegisters[row].width));
-  return value;
-}
-
+// In one access, for they are looked at behind each event.
 NvmeReferee::Registers NvmeReferee::ReadRegisters() const {
-  return {.cc = static_cast<uint32_t>(Read(nvme::kCc)),
-          .csts = static_cast<uint32_t>(Read(nvme::kCsts)),
-          .aqa = static_cast<uint32_t>(Read(nvme::kAqa)),
-          .asq = Read(nvme::kAsq),
-          .acq = Read(nvme::kAcq)};
+  constexpr uint32_t kBegin = nvme::kRegisters[nvme::kIntms].offset;
+  constexpr uint32_t kEnd = nvme::kRegisters[nvme::kAcq].offset + sizeof(uint64_t);
+  std::array<std::byte, kEnd - kBegin> bytes{};
+  device_.ReadRegion(Region{nvme::kRegisterBar}, kBegin, bytes);
+  const auto at = [&](nvme::Reg row) {
+    return ConstBytes(bytes).subspan(nvme::kRegisters[row].offset - kBegin,
+                                     nvme::kRegisters[row].width);
+  };
+  return {.intms = LoadLe<uint32_t>(at(nvme::kIntms)),
+          .cc = LoadLe<uint32_t>(at(nvme::kCc)),
+          .csts = LoadLe<uint32_t>(at(nvme::kCsts)),
+          .aqa = LoadLe<uint32_t>(at(nvme::kAqa)),
+          .asq = LoadLe<uint64_t>(at(nvme::kAsq)),
+          .acq = LoadLe<uint64_t>(at(nvme::kAcq))};
 }
 
 // Masks or modes of vectors change: what was held back may come now.
@@ -168,7 +172,7 @@ void NvmeReferee::AddRing(Ring& ring, uint64_t base, uint32_t size, uint32_t ent
 }
 
 void NvmeReferee::BeginDma(const char* what, uint64_t iova) {
-  if (resetting_ || (Read(nvme::kCsts) & nvme::kCstsRdy) != 0) return;
+  if (resetting_ || ReadRegisters().ready()) return;
   Violation("nvme-registers", "the controller {} memory at {:#x} with CSTS.RDY at 0", what, iova);
 }
 
@@ -651,7 +655,7 @@ void NvmeReferee::CheckVectors() {
 
 // Section 7.5.1.
 void NvmeReferee::CheckIntx() {
-  const auto masks = static_cast<uint32_t>(Read(nvme::kIntms));
+  const auto masks = ReadRegisters().intms;
   const bool due = std::ranges::any_of(book_.cq, [&](const CompletionRing& cq) {
     const bool masked = cq.vector < 32 && (masks >> cq.vector & 1) != 0;
     return cq.exists() && cq.interrupts && cq.head != cq.tail && !masked;

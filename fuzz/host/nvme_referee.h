@@ -110,7 +110,7 @@ class NvmeReferee final : public Referee {
     uint32_t max_cqid = kQueues - 1;
   };
   struct Registers {
-    uint32_t cc, csts, aqa;
+    uint32_t intms, cc, csts, aqa;
     uint64_t asq, acq;
     // Asleep, or not decoded: nothing can be said.
     bool hidden() const { return csts == ~uint32_t{0}; }
@@ -119,7 +119,6 @@ class NvmeReferee final : public Referee {
     bool fatal() const { return (csts & nvme::kCstsCfs) != 0; }
   };
 
-  uint64_t Read(nvme::Reg row) const;
   Registers ReadRegisters() const;
   uint64_t page_size() const { return uint64_t{1} << nvme::CcPageShift(last_.cc); }
 
