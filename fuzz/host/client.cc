@@ -58,19 +58,17 @@ Client::Client(Pump& pump, AnswerSource& source) : pump_(pump), source_(source) 
 
 Client::~Client() = default;
 
-bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message, bool hasty) {
+bool Client::Connect(std::unique_ptr<Transport> transport, bool hasty) {
   transport_ = std::move(transport);
   reader_ = std::make_unique<vfio_user::FrameReader>(
       vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
-  by_message_ = by_message;
-  closed_ = broke_framing_ = lost_track_ = held_ = false;
+  closed_ = broke_framing_ = lost_track_ = held_ = sent_ = false;
   if (referee_ != nullptr) referee_->Begin();
   last_id_ = 0;  // Made-up frames have ids above 0x8000.
   waiting_.reset();
   waiting_count_ = 0;
   held_dma_.clear();
   windows_.clear();
-  DisarmAll();
   Fill(memory_.bytes(), 0);
   Fill(high_memory_.bytes(), 0);
   if (hasty) Call(Command::kDeviceGetInfo, AsBytes(vfio_user::DeviceInfo{.argsz = 16}));
@@ -78,11 +76,31 @@ bool Client::Connect(std::unique_ptr<Transport> transport, bool by_message, bool
   const ConstBytes text = std::as_bytes(std::span(kCapabilities));
   version.insert(version.end(), text.begin(), text.end());
   version.push_back(std::byte{0});
-  if (!Call(Command::kVersion, version)) return false;
+  const bool taken = Call(Command::kVersion, version).has_value();
+  DisarmAll();  // Until now the server may have signalled for the connection before.
+  return taken;
+}
+
+void Client::MapMemory(bool by_message) {
+  by_message_ = by_message;
   Map(Host::kBase, Host::kSize, 3, !by_message);
   Map(Host::kHighBase, Host::kHighSize, 3, !by_message);
   Wait();
-  return true;
+}
+
+void Client::ArmInterrupts() {
+  for (const auto index : {vfio_user::IrqIndex::kMsix, vfio_user::IrqIndex::kIntx}) {
+    const vfio_user::IrqInfo ask{.argsz = sizeof ask, .index = static_cast<uint32_t>(index)};
+    const auto reply = Call(Command::kDeviceGetIrqInfo, AsBytes(ask));
+    if (!reply || reply->size() < sizeof ask) continue;
+    vfio_user::IrqInfo info;
+    Copy(AsWritableBytes(info), ConstBytes(*reply).first(sizeof info));
+    if (info.count == 0) continue;
+    return SetIrqs({.kind = Kind::kIrqs,
+                    .what = static_cast<uint8_t>(index),
+                    .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
+                    .value = std::min<uint64_t>(info.count, kVectors / 2)});
+  }
 }
 
 void Client::Disconnect() {
@@ -143,6 +161,7 @@ void Client::SendBytes(ConstBytes bytes, std::span<const int> fds) {
   while (!bytes.empty() && transport_ != nullptr && !closed_) {
     const ssize_t sent = transport_->Send(bytes, fds);
     if (sent > 0) {
+      sent_ = true;
       bytes = bytes.subspan(static_cast<size_t>(sent));
       fds = {};
       idle = 0;
@@ -169,11 +188,11 @@ std::optional<std::vector<std::byte>> Client::Call(Command command, ConstBytes p
 }
 
 void Client::Wait(std::optional<uint16_t> id) {
-  ++counts_.round_trips;
   uint32_t idle = 0;
   while (transport_ != nullptr && !closed_) {
     if (id ? !waiting_[*id] : waiting_count_ == 0) {
-      // Whatever else there is by now.
+      // Whatever else there is by now; of a server far away the next wait brings it.
+      if (pump_.far()) return;
       pump_.Step();
       while (Receive()) {
       }
@@ -200,6 +219,7 @@ bool Client::Receive() {
     return false;
   }
   if (*filled == vfio_user::FrameReader::Status::kAgain) return false;
+  counts_.round_trips += std::exchange(sent_, false);
   for (;;) {
     auto frame = reader_->Next();
     if (!frame) Violation("framing", "the server sent no message: {}", frame.error().message);

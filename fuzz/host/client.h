@@ -47,6 +47,8 @@ class Pump {
   virtual bool Step() = 0;
   // The session itself holds something up that the server has to wait for.
   virtual bool holds_up() const { return false; }
+  // The server runs whether this end waits or not, and a look at it costs a system call.
+  virtual bool far() const { return false; }
 };
 
 // Oracles: "answered" (a request without a reply, with two, or a reply that nobody asked for; two
@@ -60,7 +62,7 @@ class Client final : public GuestMemory {
     uint64_t dma = 0;
     uint64_t interrupts = 0;
     uint64_t replies = 0;
-    uint64_t round_trips = 0;
+    uint64_t round_trips = 0;  // Waits for what answers something that was sent.
   };
 
   // `source` gives what the session has for DMA. Both outlive the client.
@@ -70,9 +72,14 @@ class Client final : public GuestMemory {
   // Who judges what the server says; may be nobody. Outlives this.
   void set_referee(ProtocolReferee* referee) { referee_ = referee; }
 
-  // A new connection: VERSION, the usual windows. False if the server refuses it. `hasty`: another
-  // command comes first.
-  bool Connect(std::unique_ptr<Transport> transport, bool by_message, bool hasty = false);
+  // A new connection: VERSION. False if the server refuses it. `hasty`: another command comes
+  // first.
+  bool Connect(std::unique_ptr<Transport> transport, bool hasty = false);
+  // The usual windows: what a session begins with.
+  void MapMemory(bool by_message);
+  // Eventfds for the vectors of MSI-X, or INTx where there are none: as a VMM does for a guest
+  // whose driver is at work.
+  void ArmInterrupts();
   void Disconnect();
   bool connected() const { return transport_ != nullptr; }
   // The server has ended the connection, which it may do where the client broke the protocol.
@@ -163,6 +170,7 @@ class Client final : public GuestMemory {
   bool lost_track_ = false;
   bool quiet_ = false;
   bool held_ = false;
+  bool sent_ = false;  // Since something came last.
   SharedWindow memory_{Host::kSize};
   SharedWindow high_memory_{Host::kHighSize};
   UniqueFd cut_file_;

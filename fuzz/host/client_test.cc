@@ -59,7 +59,8 @@ class NoAnswers final : public AnswerSource {
 class ClientTest : public testing::Test {
  protected:
   ClientTest() {
-    EXPECT_TRUE(client_.Connect(server_.Open(), true));
+    EXPECT_TRUE(client_.Connect(server_.Open()));
+    client_.MapMemory(true);
     client_.Execute({.kind = Kind::kHold});
     AskUnderOne();
   }

@@ -6,26 +6,28 @@
 
 namespace farside::fuzz {
 
-void Player::ExpectServer(bool by_message) {
+void Player::ExpectServer() {
   auto transport = connect_();
   if (transport == nullptr) Violation("server-gone", "the server takes no connection any more");
-  if (!client_.Connect(std::move(transport), by_message)) {
+  if (!client_.Connect(std::move(transport))) {
     Violation("server-gone", "the server refuses a client when the one before is gone");
   }
 }
 
 void Player::PlayAndExpectServer(const Session& session) {
   Play(session);
-  ExpectServer(false);
-  client_.Disconnect();
+  ExpectServer();
 }
 
 void Player::Play(const Session& session) {
   client_.ForgetCounts();
   by_message_ = session.by_message();
-  ExpectServer(by_message_);
+  // Of the session before there may be a connection that nothing was done with.
+  if (!client_.connected() || client_.closed()) ExpectServer();
+  client_.MapMemory(by_message_);
   client_.Execute({.kind = Kind::kReset});
   if (session.ready()) {
+    client_.ArmInterrupts();
     Store store;
     std::vector<Event> prologue;
     grammar_.AddPrologue(store, &prologue);
@@ -42,7 +44,8 @@ void Player::Run(std::span<const Event> events, const Cursor::Observer& observer
     const Event& event = cursor_.Take();
     if (event.kind == Kind::kReconnect) {
       client_.Disconnect();
-      ExpectServer(by_message_);
+      ExpectServer();
+      client_.MapMemory(by_message_);
     } else {
       client_.Execute(event);
     }

@@ -30,15 +30,15 @@ class Player final : private AnswerSource {
   // From a reset on; the client's counts are this session's. Oracle "server-gone": it takes no
   // connection when a client is gone.
   void Play(const Session& session);
-  // And looks whether the server is still there: not at the next session's begin, so that the input
-  // that is kept is the one that did it.
+  // And looks whether the server takes the next session's connection: not at that one's begin, so
+  // that the input that is kept is the one that did it.
   void PlayAndExpectServer(const Session& session);
 
   Client& client() { return client_; }
 
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;
-  void ExpectServer(bool by_message);
+  void ExpectServer();
   void Run(std::span<const Event> events, const Cursor::Observer& observer);
 
   const Grammar& grammar_;

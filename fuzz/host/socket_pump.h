@@ -17,15 +17,16 @@ class SocketPump final : public Pump {
  public:
   // Where the client has made an orderly answer impossible, what may come unasked is waited for
   // this long.
-  explicit SocketPump(std::chrono::microseconds stray = std::chrono::milliseconds(5))
-      : stray_(stray) {}
+  explicit SocketPump(std::chrono::microseconds stray = std::chrono::milliseconds(5));
   void Watch(const Client& client) { client_ = &client; }
   void set_fd(int fd) { fd_ = fd; }
 
   bool Step() override;
+  bool far() const override { return true; }
 
  private:
   const std::chrono::microseconds stray_;
+  const bool spins_;
   const Client* client_ = nullptr;
   int fd_ = -1;
 };

@@ -51,16 +51,11 @@ void ServerTarget::Connect(bool by_message, bool hasty) {
     Violation("answered", "a client is refused when the one before is gone: {}",
               accepted.error().message);
   }
-  if (!client_.Connect(std::move(mine), by_message, hasty)) {
+  if (!client_.Connect(std::move(mine), hasty)) {
     Violation("answered", "a new client's VERSION is refused");
   }
-  // As a VMM does for a guest whose driver is at work.
-  if (session_.ready()) {
-    client_.Execute({.kind = Kind::kIrqs,
-                     .what = static_cast<uint8_t>(vfio_user::IrqIndex::kMsix),
-                     .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
-                     .value = 5});
-  }
+  client_.MapMemory(by_message);
+  if (session_.ready()) client_.ArmInterrupts();
 }
 
 bool ServerTarget::Step() {
