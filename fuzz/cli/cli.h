@@ -52,6 +52,11 @@ int ShrinkAgainst(const ConnectOptions& options, const std::string& input,
 // now.
 double RoundTripSeconds();
 
+// speed.cc. Of this process: what other work the machine has does not count.
+double CpuSeconds();
+// Prints JSON.
+int MeasureSpeed(const TargetDef& def);
+
 // census.cc. Prints JSON.
 int Census(const TargetDef& def, std::span<const std::string> paths);
 

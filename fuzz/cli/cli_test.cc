@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -64,6 +65,7 @@ TEST_F(CliTest, WrongLinesEndWithTwoAndASentence) {
         {"tmin", "nvme", "/dev/null", Path("out"), "soon"},
         {"census", "nvme", "/no/such/file"},
         {"scenario", "no-such-target", "/dev/null", Path("out")},
+        {"speed", "trace"},
         {"connect", "/no/such/socket", "1", "1", "1"},
         {"play", "/no/such/socket", "/dev/null"}}) {
     const Ran ran = Call(args);
@@ -157,6 +159,14 @@ TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
   EXPECT_THAT(json["description"].get<std::string>(), HasSubstr("hold"));
   // Create I/O Completion Queue, where the controller fetched it.
   EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
+}
+
+TEST_F(CliTest, SpeedIsOfManySessions) {
+  const Ran ran = Call({"speed", "nvme"});
+  ASSERT_FALSE(ran.failed) << ran.output;
+  const auto json = nlohmann::json::parse(ran.output);
+  EXPECT_GT(json["rate"], 10);
+  EXPECT_GT(json["load_of_memcpy"], 0.1);
 }
 
 TEST_F(CliTest, ATestInCppKeepsTheInput) {

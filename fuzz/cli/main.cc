@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <string>
 #include <vector>
 
@@ -35,6 +34,7 @@ farside-fuzz random TARGET SEED SESSIONS EVENTS [OUT]
                                               run is in OUT
 farside-fuzz tmin TARGET FILE OUT [SECONDS]   make an input smaller that ends with the same fault
 farside-fuzz census TARGET DIRECTORY...       what a corpus reaches, as JSON
+farside-fuzz speed TARGET                     how fast sessions of 32 events are, as JSON
 farside-fuzz scenario TARGET FILE OUT         make a scenario of an input, for farside run
 farside-fuzz cpp TARGET FILE OUT              make a GoogleTest of an input
 farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
@@ -50,13 +50,6 @@ farside-fuzz seeds TARGET DIRECTORY [SOURCE]  write inputs that a corpus begins 
 )";
 
 constexpr uint64_t kMaxSeconds = 604'800;
-
-// Of this process: what other work the machine has does not count.
-double CpuSeconds() {
-  timespec now;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
-}
 
 void PrintTally(const TargetDef& def, const Target& target, uint64_t runs, double seconds) {
   fmt::print("{}: {} sessions in {:.2f} s of CPU, {:.0f} a second\n", def.name, runs, seconds,
@@ -85,6 +78,7 @@ int Run(const TargetDef& def, std::span<const std::string> paths) {
   const auto files = ListFiles(paths);
   if (!files) return BadUsage(files.error().message);
   const auto target = def.make();
+  target->set_thorough();  // These are few, and kept because each did something new.
   double seconds = 0;
   for (const std::string& file : *files) {
     const auto input = ReadFile(file);
@@ -239,7 +233,7 @@ int Main(std::span<const std::string> args) {
     return PlayFile(args[1], args[2], args.size() == 4 && args[3] == "--generic");
   }
   if (is("tmin", 5) && args[1] == "--connect") return ConnectTmin(args.subspan(2));
-  if (args.size() < 2 || (args.size() < 3 && args[0] != "dictionary")) {
+  if (args.size() < 2 || (args.size() < 3 && args[0] != "dictionary" && args[0] != "speed")) {
     fmt::print(stderr, "{}", kUsage);
     return kBadUsage;
   }
@@ -249,6 +243,7 @@ int Main(std::span<const std::string> args) {
         fmt::format("there is no target {}; `farside-fuzz list` names them", Quote(args[1])));
   }
   if (args[0] == "dictionary" && args.size() == 2) return PrintDictionary(*def);
+  if (args[0] == "speed" && args.size() == 2) return MeasureSpeed(*def);
   if (args[0] == "seeds" && args.size() <= 4) {
     return WriteSeeds(*def, args[2], args.size() == 4 ? args[3] : ".");
   }

@@ -1,5 +1,9 @@
 #include "fuzz/host/snapshots.h"
 
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
 #include "devices/core/state.h"
 #include "fuzz/host/oracle.h"
 
@@ -45,6 +49,29 @@ void Snapshots::GoBack(bool ready) {
   clock_.Set(0);
   device_.LoadFast(ready ? ready_ : fresh_);
   device_.Resume();
+}
+
+double Snapshots::MeasureLoad() {
+  constexpr int kTimes = 20'000;
+  using SteadyClock = std::chrono::steady_clock;
+  device_.Reset(ResetKind::kFunction);
+  Drain("before it is measured");
+  const auto per_time = [](SteadyClock::time_point begin) {
+    return std::chrono::duration<double, std::nano>(SteadyClock::now() - begin).count() / kTimes;
+  };
+  const std::vector<std::byte> from(ready_.size());
+  std::vector<std::byte> to(ready_.size());
+  auto begin = SteadyClock::now();
+  for (int i = 0; i < kTimes; ++i) {
+    std::memcpy(to.data(), from.data(), from.size());
+    asm volatile("" : : "r"(to.data()) : "memory");  // Somebody may look.
+  }
+  const double copy_ns = per_time(begin);
+  begin = SteadyClock::now();
+  for (int i = 0; i < kTimes; ++i) device_.LoadFast(ready_);
+  const double load_ns = per_time(begin);
+  device_.Resume();
+  return load_ns / std::max(copy_ns, 1e-3);
 }
 
 void Snapshots::Drain(const char* when) {

@@ -39,6 +39,9 @@ class Snapshots {
   void Drain(const char* when);
   void ExpectFresh();
   std::vector<std::byte> Saved() const;
+  // LoadFast's time, as a multiple of a copy of as many bytes. The device is left where sessions
+  // with kReady begin.
+  double MeasureLoad();
   const FastState& fresh() const { return fresh_; }
 
  private:

@@ -48,6 +48,7 @@ class DeviceTarget final : public Target, private AnswerSource {
   ~DeviceTarget() override;
 
   void Run(ConstBytes input) override;
+  std::optional<double> MeasureLoad() override { return snapshots_->MeasureLoad(); }
 
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,9 +35,14 @@ class Target {
 
   // Any bytes. The same bytes do the same, whatever was run before. What is wrong aborts.
   virtual void Run(ConstBytes input) = 0;
+  // What going back to a state takes, as a multiple of a copy of as many bytes. Nothing where it is
+  // not done by LoadFast.
+  virtual std::optional<double> MeasureLoad() { return std::nullopt; }
   // Told of each event before it happens.
   using Observer = void (*)(const Grammar& grammar, size_t index, const Event& event);
   void set_observer(Observer to) { observer_ = to; }
+  // From now on the state is compared with a new device's behind each session, not just some.
+  void set_thorough() { thorough_ = true; }
   const Tally& tally() const { return tally_; }
 
  protected:
@@ -52,13 +58,14 @@ class Target {
   }
   // Whether the state is compared with a new device's behind the session that was counted last:
   // every so many times, and when somebody looks.
-  bool compares() const { return tally_.sessions % kCompareEvery == 1 || observed(); }
+  bool compares() const { return thorough_ || tally_.sessions % kCompareEvery == 1 || observed(); }
   Tally tally_;
 
  private:
   static constexpr uint64_t kCompareEvery = 256;
 
   Observer observer_ = nullptr;
+  bool thorough_ = false;
 };
 
 // An input that a corpus begins with.

@@ -67,6 +67,14 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
          {"found_by", "ORACLE reset"},
          {"fuzz_seconds", 0.3}},
         {{"id", "m2"}, {"killed", true}, {"killed_by", "a test"}, {"found", false}}}},
+      {"speed",
+       {{"why", {"there is no fuzz build"}},
+        {"targets",
+         {{{"target", "nvme"}, {"sanitized", false}, {"rate", 19000.0}, {"load_of_memcpy", 2.0}},
+          {{"target", "disk_proc"},
+           {"sanitized", false},
+           {"rate", 500.0},
+           {"of_round_trips", 0.71}}}}}},
       {"without", {"lsi", "state"}}};
   const std::string page = Page(report);
   EXPECT_THAT(page, HasSubstr("absent: DMA in fewer than 50 %"));
@@ -80,6 +88,10 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
   EXPECT_THAT(page, HasSubstr("1 of 2 found by fuzzing"));
   EXPECT_THAT(page, HasSubstr("The tests kill 1"));
   EXPECT_THAT(page, HasSubstr("ORACLE reset<td class=n>0.3"));
+  EXPECT_THAT(page, HasSubstr("nvme<td class=\"n bad\">19000"));
+  EXPECT_THAT(page, HasSubstr("<td class=\"n\">2.0 &times; memcpy"));
+  EXPECT_THAT(page, HasSubstr("disk_proc<td class=\"n\">500<td class=n><td class=\"n\">0.71"));
+  EXPECT_THAT(page, HasSubstr("Not measured: there is no fuzz build."));
   EXPECT_THAT(page, HasSubstr("was given of lsi, state."));
 }
 

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace farside::campaign {
@@ -16,6 +18,11 @@ using nlohmann::json;
 // Per cent, of the lines and branches of protocol/ and of devices/.
 constexpr double kLineBound = 90;
 constexpr double kBranchBound = 80;
+// Sessions of 32 events a second.
+constexpr double kPlainRate = 20'000;
+constexpr double kSanitizedRate = 5'000;
+constexpr double kRoundTrips = 0.6;
+constexpr double kLoadOfMemcpy = 3;
 
 constexpr std::string_view kHead = R"(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Farside: fuzzing</title><style>
@@ -97,6 +104,48 @@ std::string Targets(const json& targets, const json& without) {
   if (!without.empty()) {
     out += fmt::format("<p><span class=bad>No corpus</span> was given of {}.</p>\n",
                        fmt::join(without.get<std::vector<std::string>>(), ", "));
+  }
+  return out;
+}
+
+// Red outside of the bounds; nothing where nothing was measured.
+std::string Measured(const json& object, const char* member, std::string_view format, double least,
+                     double most = 1e300) {
+  if (!object.contains(member)) return "<td class=n>";
+  const double number = Number(object, member);
+  return fmt::format("<td class=\"n{}\">{}", number < least || number > most ? " bad" : "",
+                     fmt::format(fmt::runtime(format), number));
+}
+
+std::string Speed(const json& speed) {
+  std::string out =
+      "<h2>Speed</h2><table><tr><th>target<th class=n>sessions a second<th class=n>with sanitizers"
+      "<th class=n>of its round trips<th class=n>a state's copy</tr>\n";
+  std::map<std::string, std::pair<json, json>> rows;  // Without sanitizers, and with.
+  for (const json& one : speed.at("targets")) {
+    auto& row = rows[Text(one, "target")];
+    (one.value("sanitized", false) ? row.second : row.first) = one;
+  }
+  for (const auto& [target, row] : rows) {
+    const auto& [plain, sanitized] = row;
+    // One that waits for another process is judged by what the waits alone take.
+    const bool waits = plain.contains("of_round_trips") || sanitized.contains("of_round_trips");
+    out += fmt::format("<tr><td>{}", target);
+    out += Measured(plain, "rate", "{:.0f}", waits ? 0 : kPlainRate);
+    out += Measured(sanitized, "rate", "{:.0f}", waits ? 0 : kSanitizedRate);
+    out += Measured(plain, "of_round_trips", "{:.2f}", kRoundTrips);
+    out += Measured(plain, "load_of_memcpy", "{:.1f} &times; memcpy", 0, kLoadOfMemcpy);
+    out += "</tr>\n";
+  }
+  out += fmt::format(
+      "</table>\n<p class=dim>Made-up sessions of 32 events, a second of CPU time, on one core: {} "
+      "are asked for without sanitizers and {} with ASan and UBSan. Across a socket: a second of "
+      "time; what the waits for the other process alone would take at this machine's round trip, "
+      "over what the sessions take ({} are asked for). Going back to the state that sessions begin "
+      "in, over a copy of as many bytes (up to {}).</p>\n",
+      kPlainRate, kSanitizedRate, kRoundTrips, kLoadOfMemcpy);
+  for (const json& why : speed.at("why")) {
+    out += fmt::format("<p>Not measured: {}.</p>\n", Escape(why.get<std::string>()));
   }
   return out;
 }
@@ -256,6 +305,7 @@ std::string Page(const json& report) {
   out += Targets(report.at("targets"), report.value("without", json::array()));
   out += FindingsSection(report.at("findings"));
   out += Mutants(report.value("mutants", json::array()));
+  if (report.contains("speed")) out += Speed(report.at("speed"));
   out += CoverageSection(report.at("coverage"));
   out += "<h2>Registers and commands</h2>\n";
   for (const json& target : report.at("targets")) out += Registers(target) + Commands(target);

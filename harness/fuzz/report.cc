@@ -7,6 +7,7 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -153,6 +154,42 @@ Result<json> FindingsOf(const std::string& tool, const std::vector<Corpus>& fold
   return all;
 }
 
+std::string NotBuilt(const std::string& program, const std::string& preset) {
+  return fmt::format(
+      "there is no {0}; build it: cmake --preset {1} && cmake --build --preset {1} -t farside-fuzz",
+      program, preset);
+}
+
+// How fast the targets are in this build and in the release's.
+json SpeedOf(const Given& given, const std::string& tool, const std::vector<Corpus>& corpora) {
+  const auto beside = [&](const char* preset) {
+    return (fs::path(tool).parent_path() / "../.." / preset / "bin/farside-fuzz")
+        .lexically_normal()
+        .string();
+  };
+  json speed = {{"targets", json::array()}, {"why", json::array()}};
+  const std::pair<std::string, std::string> programs[] = {
+      {"release", given.text("release-bin", beside("release"))},
+      {"fuzz", given.text("sanitized-bin", beside("fuzz"))}};
+  for (const auto& [preset, program] : programs) {
+    if (access(program.c_str(), X_OK) != 0) {
+      speed["why"].push_back(NotBuilt(program, preset));
+      continue;
+    }
+    for (const Corpus& corpus : corpora) {
+      const auto ran = RunProgram(program, {"speed", corpus.target}, kTimeout);
+      if (!ran) {
+        speed["why"].push_back(ran.error().message);
+        break;
+      }
+      // Of those whose inputs can't be made up nothing is measured.
+      const auto measured = ran->failed ? std::nullopt : std::optional(ParseJson(ran->output));
+      if (measured && *measured) speed["targets"].push_back(**measured);
+    }
+  }
+  return speed;
+}
+
 json CoverageOf(const Given& given, const std::string& tool, const std::vector<Corpus>& corpora) {
   std::string program = given.text("coverage-bin");
   if (program.empty()) {
@@ -161,10 +198,7 @@ json CoverageOf(const Given& given, const std::string& tool, const std::vector<C
                   .string();
   }
   if (access(program.c_str(), X_OK) != 0) {
-    return {
-        {"why", fmt::format("there is no {}; build it: cmake --preset coverage && cmake --build "
-                            "--preset coverage -t farside-fuzz",
-                            program)}};
+    return {{"why", NotBuilt(program, "coverage")}};
   }
   const auto coverage = MeasureCoverage(program, corpora);
   return coverage ? ToJson(*coverage) : json{{"why", coverage.error().message}};
@@ -200,6 +234,7 @@ Result<int> Report(const Given& given) {
   auto findings = FindingsOf(*tool, *folders);
   if (!findings) return tl::unexpected(findings.error());
   report["findings"] = *std::move(findings);
+  if (given.has("speed")) report["speed"] = SpeedOf(given, *tool, *corpora);
   report["coverage"] = CoverageOf(given, *tool, *corpora);
   if (const std::string file = given.text("mutants"); !file.empty()) {
     const auto text = ReadText(file);
@@ -227,6 +262,9 @@ constexpr Option kOptions[] = {
     {"json", "FILE", "what is on the page, as JSON"},
     {"mutants", "FILE", "results of seeded bugs: fuzz/mutants/results.json"},
     {"coverage-bin", "FILE", "farside-fuzz of the coverage build; default: beside this build"},
+    {"speed", "", "measure how fast made-up sessions are, without sanitizers and with"},
+    {"release-bin", "FILE", "for that, farside-fuzz of the release build; likewise"},
+    {"sanitized-bin", "FILE", "and of the fuzz build; likewise"},
     {"bin-dir", "DIR", "look for the programs here first"},
 };
 
