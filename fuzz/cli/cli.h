@@ -63,6 +63,9 @@ int Census(const TargetDef& def, std::span<const std::string> paths);
 // scenario.cc. Writes a scenario for `farside run`.
 int MakeScenario(const TargetDef& def, const std::string& input, const std::string& output);
 
+// import.cc. Makes an input of a trace, in any of its forms (harness/trace/event_file.h).
+int Import(const TargetDef& def, const std::string& path, const std::string& output);
+
 // cpp.cc. Writes a GoogleTest.
 int MakeCpp(const TargetDef& def, const std::string& input, const std::string& output);
 // The session in such a test; of any other text, all of it.

@@ -65,6 +65,9 @@ TEST_F(CliTest, WrongLinesEndWithTwoAndASentence) {
         {"tmin", "nvme", "/dev/null", Path("out"), "soon"},
         {"census", "nvme", "/no/such/file"},
         {"scenario", "no-such-target", "/dev/null", Path("out")},
+        {"import", "client", FARSIDE_LINUX_TRACE, Path("out")},
+        {"import", "lsi", FARSIDE_LINUX_TRACE, Path("out")},
+        {"import", "nvme", "/dev/null", Path("out")},
         {"speed", "trace"},
         {"connect", "/no/such/socket", "1", "1", "1"},
         {"play", "/no/such/socket", "/dev/null"}}) {
@@ -159,6 +162,20 @@ TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
   EXPECT_THAT(json["description"].get<std::string>(), HasSubstr("hold"));
   // Create I/O Completion Queue, where the controller fetched it.
   EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
+}
+
+// What Linux and the firmware did to the controller does the same to one that is fuzzed.
+TEST_F(CliTest, ATraceOfAGuestIsAnInput) {
+  const Ran made = Call({"import", "nvme", FARSIDE_LINUX_TRACE, Path("in")});
+  ASSERT_FALSE(made.failed) << made.output;
+  EXPECT_THAT(made.output, HasSubstr("a session holds no more"));
+  const Session session = ReadSession("in");
+  EXPECT_GT(session.events.size(), 400u);
+  EXPECT_GT(std::ranges::count(session.events, Kind::kAnswer, &Event::kind), 50);
+  const Ran run = Call({"run", "nvme", Path("in")});
+  ASSERT_FALSE(run.failed) << run.output;
+  EXPECT_THAT(run.output,
+              HasSubstr("with DMA 100 %, with interrupts 100 %, with disk commands 100"));
 }
 
 TEST_F(CliTest, SpeedIsOfManySessions) {

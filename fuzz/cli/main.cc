@@ -37,6 +37,7 @@ farside-fuzz census TARGET DIRECTORY...       what a corpus reaches, as JSON
 farside-fuzz speed TARGET                     how fast sessions of 32 events are, as JSON
 farside-fuzz scenario TARGET FILE OUT         make a scenario of an input, for farside run
 farside-fuzz cpp TARGET FILE OUT              make a GoogleTest of an input
+farside-fuzz import TARGET TRACE OUT          make an input of a recorded trace
 farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
                                               make sessions up and play them against the vfio-user
                                               server that listens there: an NVMe controller, or any
@@ -250,6 +251,7 @@ int Main(std::span<const std::string> args) {
   if (args[0] == "run") return Run(*def, args.subspan(2));
   if (args[0] == "census") return Census(*def, args.subspan(2));
   if (args[0] == "scenario" && args.size() == 4) return MakeScenario(*def, args[2], args[3]);
+  if (args[0] == "import" && args.size() == 4) return Import(*def, args[2], args[3]);
   if (args[0] == "cpp" && args.size() == 4) return MakeCpp(*def, args[2], args[3]);
   if (args[0] == "repro" && args.size() == 3) return Repro(*def, args[2]);
   if (args[0] == "show" && args.size() == 3) return Show(*def, args[2]);
