@@ -9,9 +9,6 @@
 #include "fuzz/cli/cli.h"
 #include "fuzz/mutator/mutator.h"
 
-// Where there is AddressSanitizer.
-extern "C" void __asan_init() __attribute__((weak));
-
 namespace farside::fuzz {
 namespace {
 
@@ -73,8 +70,7 @@ int MeasureSpeed(const TargetDef& def) {
     if (trips == 0) continue;
     of_round_trips.push_back(static_cast<double>(trips) * RoundTripSeconds() / seconds);
   }
-  nlohmann::json speed = {
-      {"target", def.name}, {"sanitized", __asan_init != nullptr}, {"rate", rate}};
+  nlohmann::json speed = {{"target", def.name}, {"rate", rate}};
   if (!of_round_trips.empty()) {
     std::ranges::nth_element(of_round_trips, of_round_trips.begin() + kTimes / 2);
     speed["of_round_trips"] = of_round_trips[kTimes / 2];

@@ -70,9 +70,9 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
       {"speed",
        {{"why", {"there is no fuzz build"}},
         {"targets",
-         {{{"target", "nvme"}, {"sanitized", false}, {"rate", 19000.0}, {"load_of_memcpy", 2.0}},
+         {{{"target", "nvme"}, {"build", "release"}, {"rate", 19000.0}, {"load_of_memcpy", 2.0}},
           {{"target", "disk_proc"},
-           {"sanitized", false},
+           {"build", "release"},
            {"rate", 500.0},
            {"of_round_trips", 0.71}}}}}},
       {"without", {"lsi", "state"}}};
@@ -90,7 +90,8 @@ TEST(Page, ShowsWhatIsThereAndEscapesIt) {
   EXPECT_THAT(page, HasSubstr("ORACLE reset<td class=n>0.3"));
   EXPECT_THAT(page, HasSubstr("nvme<td class=\"n bad\">19000"));
   EXPECT_THAT(page, HasSubstr("<td class=\"n\">2.0 &times; memcpy"));
-  EXPECT_THAT(page, HasSubstr("disk_proc<td class=\"n\">500<td class=n><td class=\"n\">0.71"));
+  EXPECT_THAT(
+      page, HasSubstr("disk_proc<td class=\"n\">500<td class=n><td class=n><td class=\"n\">0.71"));
   EXPECT_THAT(page, HasSubstr("Not measured: there is no fuzz build."));
   EXPECT_THAT(page, HasSubstr("was given of lsi, state."));
 }

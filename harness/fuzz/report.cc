@@ -160,43 +160,37 @@ std::string NotBuilt(const std::string& program, const std::string& preset) {
       program, preset);
 }
 
-// How fast the targets are in this build and in the release's.
-json SpeedOf(const Given& given, const std::string& tool, const std::vector<Corpus>& corpora) {
-  const auto beside = [&](const char* preset) {
-    return (fs::path(tool).parent_path() / "../.." / preset / "bin/farside-fuzz")
-        .lexically_normal()
-        .string();
-  };
+// farside-fuzz of another preset, beside the build that `tool` is of.
+std::string ToolOf(const std::string& tool, const std::string& preset) {
+  return (fs::path(tool).parent_path() / "../.." / preset / "bin/farside-fuzz")
+      .lexically_normal()
+      .string();
+}
+
+// How fast the targets are: without sanitizers, with them, and as they are fuzzed.
+json SpeedOf(const std::string& tool, const std::vector<Corpus>& corpora) {
   json speed = {{"targets", json::array()}, {"why", json::array()}};
-  const std::pair<std::string, std::string> programs[] = {
-      {"release", given.text("release-bin", beside("release"))},
-      {"fuzz", given.text("sanitized-bin", beside("fuzz"))}};
-  for (const auto& [preset, program] : programs) {
+  for (const std::string preset : {"release", "debug", "fuzz"}) {
+    const std::string program = ToolOf(tool, preset);
     if (access(program.c_str(), X_OK) != 0) {
       speed["why"].push_back(NotBuilt(program, preset));
       continue;
     }
     for (const Corpus& corpus : corpora) {
-      const auto ran = RunProgram(program, {"speed", corpus.target}, kTimeout);
-      if (!ran) {
-        speed["why"].push_back(ran.error().message);
-        break;
-      }
       // Of those whose inputs can't be made up nothing is measured.
-      const auto measured = ran->failed ? std::nullopt : std::optional(ParseJson(ran->output));
-      if (measured && *measured) speed["targets"].push_back(**measured);
+      const auto ran = RunProgram(program, {"speed", corpus.target}, kTimeout);
+      if (!ran || ran->failed) continue;
+      auto measured = ParseJson(ran->output);
+      if (!measured) continue;
+      (*measured)["build"] = preset;
+      speed["targets"].push_back(*std::move(measured));
     }
   }
   return speed;
 }
 
 json CoverageOf(const Given& given, const std::string& tool, const std::vector<Corpus>& corpora) {
-  std::string program = given.text("coverage-bin");
-  if (program.empty()) {
-    program = (fs::path(tool).parent_path() / "../../coverage/bin/farside-fuzz")
-                  .lexically_normal()
-                  .string();
-  }
+  const std::string program = given.text("coverage-bin", ToolOf(tool, "coverage"));
   if (access(program.c_str(), X_OK) != 0) {
     return {{"why", NotBuilt(program, "coverage")}};
   }
@@ -234,7 +228,7 @@ Result<int> Report(const Given& given) {
   auto findings = FindingsOf(*tool, *folders);
   if (!findings) return tl::unexpected(findings.error());
   report["findings"] = *std::move(findings);
-  if (given.has("speed")) report["speed"] = SpeedOf(given, *tool, *corpora);
+  if (given.has("speed")) report["speed"] = SpeedOf(*tool, *corpora);
   report["coverage"] = CoverageOf(given, *tool, *corpora);
   if (const std::string file = given.text("mutants"); !file.empty()) {
     const auto text = ReadText(file);
@@ -262,9 +256,7 @@ constexpr Option kOptions[] = {
     {"json", "FILE", "what is on the page, as JSON"},
     {"mutants", "FILE", "results of seeded bugs: fuzz/mutants/results.json"},
     {"coverage-bin", "FILE", "farside-fuzz of the coverage build; default: beside this build"},
-    {"speed", "", "measure how fast made-up sessions are, without sanitizers and with"},
-    {"release-bin", "FILE", "for that, farside-fuzz of the release build; likewise"},
-    {"sanitized-bin", "FILE", "and of the fuzz build; likewise"},
+    {"speed", "", "measure how fast sessions are, in the builds release, debug and fuzz beside"},
     {"bin-dir", "DIR", "look for the programs here first"},
 };
 
