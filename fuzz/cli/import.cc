@@ -24,6 +24,7 @@ using vfio_user::ExtensionCommand;
 
 constexpr size_t kMaxWord = 8;  // Bytes that a `read` or a `write` has.
 constexpr uint8_t kConfigRegion = 7;
+constexpr size_t kMaxRanges = 4096;  // Of memory that are told apart.
 constexpr uint64_t kMaxVectors = 5;  // Of the devices that are fuzzed.
 // Two of a device's windows are always there.
 constexpr size_t kWindows = Host::kMaxWindows - 2;
@@ -70,13 +71,7 @@ class Importer {
       session.events.push_back(
           {.kind = Kind::kMap, .size = 3, .at = range.iova, .value = range.size});
     }
-    for (const auto& [index, count] : vectors_) {
-      if (alone_) break;  // It has them.
-      session.events.push_back({.kind = Kind::kIrqs,
-                                .what = index,
-                                .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
-                                .value = count});
-    }
+    if (!alone_) ArmVectors(&session);  // A device alone has its vectors.
     session.events.insert(session.events.end(), events_.begin(), events_.end());
     while (Encode(session).size() > kMaxInput) session.events.pop_back();
     return session;
@@ -165,13 +160,27 @@ class Importer {
     uint64_t size;
   };
 
+  void ArmVectors(Session* session) const {
+    for (const auto& [index, count] : vectors_) {
+      session->events.push_back({.kind = Kind::kIrqs,
+                                 .what = index,
+                                 .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
+                                 .value = count});
+    }
+  }
+
   // A session has memory of its own, and room for a few windows besides.
   void CountRange(const vfio_user::DmaAccess& access) {
     const auto within = [&](uint64_t iova, uint64_t size) {
       return InRange(access.iova - iova, access.count, size);
     };
     if (within(Host::kBase, Host::kSize) || within(Host::kHighBase, Host::kHighSize)) return;
-    ++ranges_[access.iova / Host::kMaxWindowSize * Host::kMaxWindowSize];
+    const uint64_t range = access.iova / Host::kMaxWindowSize * Host::kMaxWindowSize;
+    if (ranges_.size() < kMaxRanges || ranges_.contains(range)) {
+      ++ranges_[range];
+    } else {
+      ++outside_;
+    }
   }
 
   std::vector<Range> BusiestRanges() {
