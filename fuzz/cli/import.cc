@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <functional>
 #include <map>
-#include <optional>
-#include <utility>
+#include <set>
 #include <vector>
 
 #include "base/options.h"
+#include "base/range.h"
 #include "fuzz/cli/cli.h"
 #include "fuzz/host/host.h"
 #include "harness/trace/event_file.h"
@@ -22,9 +22,8 @@ namespace {
 using vfio_user::Command;
 using vfio_user::ExtensionCommand;
 
-constexpr size_t kMaxWord = 8;  // Bytes that a `read` or a `write` has.
-constexpr uint8_t kConfigRegion = 7;
-constexpr size_t kMaxRanges = 4096;  // Of memory that are told apart.
+constexpr size_t kMaxWord = 8;       // Bytes that a `read` or a `write` has.
+constexpr size_t kMaxTold = 4096;    // Windows that are told apart.
 constexpr uint64_t kMaxVectors = 5;  // Of the devices that are fuzzed.
 // Two of a device's windows are always there.
 constexpr size_t kWindows = Host::kMaxWindows - 2;
@@ -33,7 +32,7 @@ constexpr size_t kWindows = Host::kMaxWindows - 2;
 struct Model {
   std::string_view target;
   std::string_view name;
-  bool alone = false;  // Its windows are memory, and small; a client's need none.
+  bool alone = false;  // Its windows are memory, and small; a client's may be of any size.
 };
 constexpr Model kModels[] = {
     {"nvme", "nvme", true}, {"lsi", "lsi53c895a", true}, {"server", "nvme"}, {"disk_proc", "nvme"}};
@@ -56,8 +55,8 @@ class Importer {
       AddCommand(event);
     } else if (!event.is_reply() && IsDma(event)) {
       const auto access = event.fields<vfio_user::DmaAccess>();
-      asked_[event.header().message_id] = access;
-      CountRange(access);
+      asked_.insert(event.header().message_id);
+      CountWindow(access);
     }
     return size_ < kMaxInput && events_.size() + vectors_.size() + kWindows < kMaxEvents;
   }
@@ -66,10 +65,9 @@ class Importer {
   // are the session's in every target.
   Session Take() {
     Session session{.flags = kByMessage, .events = {}};
-    const std::vector<Range> windows = alone_ ? BusiestRanges() : RangesBeside();
-    for (const Range& range : windows) {
+    for (const Window& window : BusiestWindows()) {
       session.events.push_back(
-          {.kind = Kind::kMap, .size = 3, .at = range.iova, .value = range.size});
+          {.kind = Kind::kMap, .size = 3, .at = window.iova, .value = window.size});
     }
     if (!alone_) ArmVectors(&session);  // A device alone has its vectors.
     session.events.insert(session.events.end(), events_.begin(), events_.end());
@@ -88,7 +86,7 @@ class Importer {
   void Push(const Event& event) {
     // A poll that finds what it found before, and a look at configuration space, change nothing.
     const bool reads = event.kind == Kind::kRead;
-    if (reads && event.what == kConfigRegion) return;
+    if (reads && event.what == static_cast<uint8_t>(Region::kConfig)) return;
     if (reads && !events_.empty() && events_.back() == event) return;
     events_.push_back(event);
     size_ += event.data.size() + 4;
@@ -145,9 +143,7 @@ class Importer {
   }
 
   void AddAnswer(const trace::Event& event) {
-    const auto asked = asked_.find(event.header().message_id);
-    if (!IsDma(event) || asked == asked_.end()) return;
-    asked_.erase(asked);
+    if (!IsDma(event) || asked_.erase(event.header().message_id) == 0) return;
     if ((event.header().flags & vfio_user::kFlagError) != 0) return Push({.kind = Kind::kFault});
     if (event.command() == Command::kDmaWrite) return;
     ConstBytes data = event.data_after<vfio_user::DmaAccess>();
@@ -155,9 +151,10 @@ class Importer {
     Push({.kind = Kind::kAnswer, .data = store_.Add(data)});
   }
 
-  struct Range {
+  struct Window {
     uint64_t iova;
     uint64_t size;
+    size_t accesses = 0;
   };
 
   void ArmVectors(Session* session) const {
@@ -170,45 +167,39 @@ class Importer {
   }
 
   // A session has memory of its own, and room for a few windows besides.
-  void CountRange(const vfio_user::DmaAccess& access) {
+  void CountWindow(const vfio_user::DmaAccess& access) {
     const auto within = [&](uint64_t iova, uint64_t size) {
       return InRange(access.iova - iova, access.count, size);
     };
     if (within(Host::kBase, Host::kSize) || within(Host::kHighBase, Host::kHighSize)) return;
-    const uint64_t range = access.iova / Host::kMaxWindowSize * Host::kMaxWindowSize;
-    if (ranges_.size() < kMaxRanges || ranges_.contains(range)) {
-      ++ranges_[range];
+    const Window window = WindowOf(access.iova);
+    const bool fits = !Overlap(window.iova, window.size, Host::kBase, Host::kSize) &&
+                      !Overlap(window.iova, window.size, Host::kHighBase, Host::kHighSize) &&
+                      (windows_.size() < kMaxTold || windows_.contains(window.iova));
+    if (fits) {
+      ++windows_.try_emplace(window.iova, window).first->second.accesses;
     } else {
       ++outside_;
     }
   }
 
-  std::vector<Range> BusiestRanges() {
-    std::vector<std::pair<size_t, uint64_t>> busiest;
-    for (const auto& [iova, accesses] : ranges_) busiest.emplace_back(accesses, iova);
-    std::ranges::sort(busiest, std::greater<>());
-    std::vector<Range> windows;
-    for (const auto& [accesses, iova] : busiest) {
-      const bool fits = windows.size() < kWindows && iova != Host::kHighBase;
-      if (fits) windows.push_back({iova, Host::kMaxWindowSize});
-      if (!fits) outside_ += accesses;
-    }
-    return windows;
-  }
-
-  // All that lies before, between and behind the session's own memory.
-  std::vector<Range> RangesBeside() const {
+  // What an access needs: of a device alone, as much as one may have; of a client, all that lies
+  // before, between or behind the session's own memory.
+  Window WindowOf(uint64_t iova) const {
     constexpr uint64_t kMiddle = Host::kBase + Host::kSize;
     constexpr uint64_t kBehind = Host::kHighBase + Host::kHighSize;
-    std::vector<Range> windows;
-    for (const Range& range : {Range{0, Host::kBase}, Range{kMiddle, Host::kHighBase - kMiddle},
-                               Range{kBehind, (uint64_t{1} << 52) - kBehind}}) {
-      const auto inside = [&](const auto& one) {
-        return InRange(one.first - range.iova, 1, range.size);
-      };
-      if (std::ranges::any_of(ranges_, inside)) windows.push_back(range);
-    }
-    return windows;
+    if (alone_) return {iova / Host::kMaxWindowSize * Host::kMaxWindowSize, Host::kMaxWindowSize};
+    if (iova < Host::kBase) return {0, Host::kBase};
+    if (iova < Host::kHighBase) return {kMiddle, Host::kHighBase - kMiddle};
+    return {kBehind, (uint64_t{1} << 52) - kBehind};
+  }
+
+  std::vector<Window> BusiestWindows() {
+    std::vector<Window> busiest;
+    for (const auto& [iova, window] : windows_) busiest.push_back(window);
+    std::ranges::stable_sort(busiest, std::greater<>(), &Window::accesses);
+    for (; busiest.size() > kWindows; busiest.pop_back()) outside_ += busiest.back().accesses;
+    return busiest;
   }
 
   const uint32_t device_;
@@ -216,8 +207,8 @@ class Importer {
   std::map<uint8_t, uint64_t> vectors_;  // By interrupt index, how many are signalled.
   Store store_;
   std::vector<Event> events_;
-  std::map<uint64_t, size_t> ranges_;  // Of a window's size, with the accesses to each.
-  std::map<uint16_t, vfio_user::DmaAccess> asked_;
+  std::map<uint64_t, Window> windows_;
+  std::set<uint16_t> asked_;  // Message ids of DMA that waits for its answer.
   uint64_t now_ = 0;
   size_t size_ = 0;
   size_t outside_ = 0;
@@ -237,10 +228,8 @@ Result<uint32_t> FindDevice(const trace::TraceInfo& info, std::string_view model
 int Import(const TargetDef& def, const std::string& path, const std::string& output) {
   const auto* const model = std::ranges::find(kModels, def.name, &Model::target);
   if (model == std::end(kModels)) {
-    return BadUsage(
-        fmt::format("sessions of {} are not what traces hold: name nvme, lsi, server "
-                    "or mpqemu_server",
-                    def.name));
+    return BadUsage(fmt::format(
+        "traces hold no sessions of {}: name nvme, lsi, server or disk_proc", def.name));
   }
   auto source = trace::OpenEvents(path);
   if (!source) return BadUsage(source.error().message);
