@@ -7,7 +7,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace farside::campaign {
@@ -137,13 +136,11 @@ std::string Speed(const json& speed) {
   }
   out += fmt::format(
       "</table>\n<p class=dim>Made-up sessions of 32 events, a second of CPU time, on one core, "
-      "the "
-      "best of five counts: {} are asked for without sanitizers and {} with ASan and UBSan (the "
-      "builds release and debug; fuzz has coverage besides). Across a socket: a second of time; "
-      "and "
-      "what the waits for the other process alone would take at this machine's round trip, over "
-      "what the sessions take ({} are asked for). Going back to the state that sessions begin in, "
-      "over a copy of as many bytes (up to {}).</p>\n",
+      "the best of five counts: {} are asked for without sanitizers and {} with ASan and UBSan "
+      "(the builds release and debug; fuzz has coverage besides). Across a socket: a second of "
+      "time; and what the waits for the other process alone would take at this machine's round "
+      "trip, over what the sessions take ({} are asked for). Going back to the state that sessions "
+      "begin in, over a copy of as many bytes (up to {}).</p>\n",
       kPlainRate, kSanitizedRate, kRoundTrips, kLoadOfMemcpy);
   for (const json& why : speed.at("why")) {
     out += fmt::format("<p>Not measured: {}.</p>\n", Escape(why.get<std::string>()));

@@ -7,7 +7,6 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 #include <utility>
 
@@ -167,8 +166,9 @@ std::string ToolOf(const std::string& tool, const std::string& preset) {
       .string();
 }
 
-// How fast the targets are: without sanitizers, with them, and as they are fuzzed.
-json SpeedOf(const std::string& tool, const std::vector<Corpus>& corpora) {
+// How fast the targets are whose inputs are sessions: without sanitizers, with them, and as they
+// are fuzzed.
+json SpeedOf(const std::string& tool, const json& targets) {
   json speed = {{"targets", json::array()}, {"why", json::array()}};
   for (const std::string preset : {"release", "debug", "fuzz"}) {
     const std::string program = ToolOf(tool, preset);
@@ -176,12 +176,16 @@ json SpeedOf(const std::string& tool, const std::vector<Corpus>& corpora) {
       speed["why"].push_back(NotBuilt(program, preset));
       continue;
     }
-    for (const Corpus& corpus : corpora) {
-      // Of those whose inputs can't be made up nothing is measured.
-      const auto ran = RunProgram(program, {"speed", corpus.target}, kTimeout);
-      if (!ran || ran->failed) continue;
-      auto measured = ParseJson(ran->output);
-      if (!measured) continue;
+    for (const json& target : targets) {
+      if (target.at("kinds").empty()) continue;
+      const auto name = target.at("target").get<std::string>();
+      const auto ran = RunProgram(program, {"speed", name}, kTimeout);
+      auto measured = ran && !ran->failed ? ParseJson(ran->output) : json();
+      if (!measured || !measured->is_object()) {
+        speed["why"].push_back(
+            fmt::format("{} speed {} {}", program, name, ran ? ran->how : ran.error().message));
+        continue;
+      }
       (*measured)["build"] = preset;
       speed["targets"].push_back(*std::move(measured));
     }
@@ -228,7 +232,7 @@ Result<int> Report(const Given& given) {
   auto findings = FindingsOf(*tool, *folders);
   if (!findings) return tl::unexpected(findings.error());
   report["findings"] = *std::move(findings);
-  if (given.has("speed")) report["speed"] = SpeedOf(*tool, *corpora);
+  if (given.has("speed")) report["speed"] = SpeedOf(*tool, report.at("targets"));
   report["coverage"] = CoverageOf(given, *tool, *corpora);
   if (const std::string file = given.text("mutants"); !file.empty()) {
     const auto text = ReadText(file);
