@@ -14,6 +14,11 @@ void Player::ExpectServer() {
   }
 }
 
+void Player::BeginConnection() {
+  ExpectServer();
+  client_.MapMemory(by_message_);
+}
+
 void Player::PlayAndExpectServer(const Session& session) {
   Play(session);
   ExpectServer();
@@ -22,9 +27,10 @@ void Player::PlayAndExpectServer(const Session& session) {
 void Player::Play(const Session& session) {
   client_.ForgetCounts();
   by_message_ = session.by_message();
-  // Of the session before there may be a connection that nothing was done with.
-  if (!client_.connected() || client_.closed()) ExpectServer();
-  client_.MapMemory(by_message_);
+  // Of the session before there may be a connection that nothing was done with, and that the server
+  // has ended meanwhile.
+  if (client_.connected()) client_.MapMemory(by_message_);
+  if (!client_.connected() || client_.closed()) BeginConnection();
   client_.Execute({.kind = Kind::kReset});
   if (session.ready()) {
     client_.ArmInterrupts();
@@ -44,8 +50,7 @@ void Player::Run(std::span<const Event> events, const Cursor::Observer& observer
     const Event& event = cursor_.Take();
     if (event.kind == Kind::kReconnect) {
       client_.Disconnect();
-      ExpectServer();
-      client_.MapMemory(by_message_);
+      BeginConnection();
     } else {
       client_.Execute(event);
     }

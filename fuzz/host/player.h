@@ -39,6 +39,7 @@ class Player final : private AnswerSource {
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;
   void ExpectServer();
+  void BeginConnection();
   void Run(std::span<const Event> events, const Cursor::Observer& observer);
 
   const Grammar& grammar_;
