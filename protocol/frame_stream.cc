@@ -16,7 +16,7 @@ template <typename Frame>
 auto BasicFrameReader<Frame>::HeaderAt(size_t at) const -> std::optional<Header> {
   if (end_ - at < sizeof(Header)) return std::nullopt;
   Header header;
-  std::memcpy(&header, buffer_.data() + at, sizeof header);
+  std::memcpy(&header, buffer_.get() + at, sizeof header);
   return header;
 }
 
@@ -30,20 +30,25 @@ void BasicFrameReader<Frame>::MakeRoom() {
   // Next has refused a size over the limit before we come here again.
   const size_t needed =
       header ? std::min<uint64_t>(FrameSize(*header), max_message_size_) : sizeof(Header);
-  if (begin_ + needed <= buffer_.size() && end_ < buffer_.size()) return;
-  std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
-  end_ -= begin_;
-  begin_ = 0;
-  if (needed > buffer_.size() || end_ == buffer_.size()) {
-    buffer_.resize(std::max(needed, 2 * end_));
+  if (begin_ + needed <= capacity_ && end_ < capacity_) return;
+  const size_t kept = end_ - begin_;
+  if (needed <= capacity_ && kept < capacity_) {
+    std::memmove(buffer_.get(), buffer_.get() + begin_, kept);
+  } else {
+    capacity_ = std::max(needed, 2 * kept);
+    auto grown = std::make_unique_for_overwrite<std::byte[]>(capacity_);
+    std::memcpy(grown.get(), buffer_.get() + begin_, kept);
+    buffer_ = std::move(grown);
   }
+  begin_ = 0;
+  end_ = kept;
 }
 
 template <typename Frame>
 Result<FillStatus> BasicFrameReader<Frame>::Fill(Transport& transport) {
   MakeRoom();
   std::vector<UniqueFd> fds;
-  const ssize_t got = transport.Receive(Bytes(buffer_).subspan(end_), fds);
+  const ssize_t got = transport.Receive({buffer_.get() + end_, capacity_ - end_}, fds);
   if (got == -EAGAIN) return Status::kAgain;
   if (got == 0 && begin_ == end_) return Status::kEnd;
   if (got == 0) {
@@ -105,7 +110,7 @@ Result<std::optional<Frame>> BasicFrameReader<Frame>::Next() {
   if (end_ - begin_ < size) return std::nullopt;
   Frame frame{
       .header = *header,
-      .payload = ConstBytes(buffer_).subspan(begin_ + sizeof(Header), size - sizeof(Header))};
+      .payload = {buffer_.get() + begin_ + sizeof(Header), size - sizeof(Header)}};
   if (!groups_.empty() && groups_.front().frame_at == stream_at_) {
     frame.fds = std::move(groups_.front().fds);
     groups_.erase(groups_.begin());

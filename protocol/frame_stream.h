@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -59,7 +60,9 @@ class BasicFrameReader {
   Result<void> AttachFds(std::vector<UniqueFd> fds);
 
   uint32_t max_message_size_;
-  std::vector<std::byte> buffer_ = std::vector<std::byte>(64 << 10);
+  // Of what lies behind end_ nothing is ever read: no connection has to pay for zeroes.
+  size_t capacity_ = 64 << 10;
+  std::unique_ptr<std::byte[]> buffer_ = std::make_unique_for_overwrite<std::byte[]>(capacity_);
   size_t begin_ = 0;        // First byte not handed out.
   size_t end_ = 0;          // End of what was received.
   uint64_t stream_at_ = 0;  // Where in the stream buffer_[begin_] lies.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include "protocol/vfio_user_replies.h"
@@ -80,8 +81,10 @@ Result<std::unique_ptr<VfioUserClient>> VfioUserClient::Open(UniqueFd socket, Cl
 
 Result<void> VfioUserClient::Negotiate() {
   const std::string json = FormatCapabilities(options_.capabilities);
-  std::vector<std::byte> data(kMaxReply);
-  Incoming reply{.head = AsWritableBytes(server_version_), .data = data, .takes_fds = true};
+  const auto data = std::make_unique_for_overwrite<std::byte[]>(kMaxReply);
+  Incoming reply{.head = AsWritableBytes(server_version_),
+                 .data = {data.get(), kMaxReply},
+                 .takes_fds = true};
   const auto sent =
       channel_->Exchange({.command = Command::kVersion,
                           .head = AsBytes(options_.version),

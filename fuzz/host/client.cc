@@ -1,6 +1,5 @@
 #include "fuzz/host/client.h"
 
-#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -52,11 +51,13 @@ void SharedWindow::CheckGuards() const {
   }
 }
 
-Client::Client(Pump& pump, AnswerSource& source) : pump_(pump), source_(source) {
-  for (Vector& vector : vectors_) vector.eventfd = MakeEventfd().value();
-}
-
 Client::~Client() = default;
+
+void Client::set_referee(ProtocolReferee& referee) {
+  referee_ = &referee;
+  for (const int fd : {memory_.fd(), high_memory_.fd()}) referee.Keep(fd);
+  for (size_t i = 0; i < kVectors; ++i) referee.Keep(eventfds_.fd(i));
+}
 
 bool Client::Connect(std::unique_ptr<Transport> transport, bool hasty) {
   transport_ = std::move(transport);
@@ -99,7 +100,7 @@ void Client::ArmInterrupts() {
     return SetIrqs({.kind = Kind::kIrqs,
                     .what = static_cast<uint8_t>(index),
                     .size = vfio_user::kIrqDataEventfd | vfio_user::kIrqActionTrigger,
-                    .value = std::min<uint64_t>(info.count, kVectors / 2)});
+                    .value = std::min<uint64_t>(info.count, kDriverVectors)});
   }
 }
 
@@ -112,26 +113,11 @@ void Client::Disconnect() {
   // What was under way may still be written and signalled until the server has seen the end.
   for (int step = 0; step < kMaxLastSteps && pump_.Step(); ++step) {
   }
-  DisarmAll();
 }
 
 void Client::DisarmAll() {
   for (Vector& vector : vectors_) vector.armed = false;
-  TakeSignals();
-}
-
-// Most looks find nothing: one system call.
-std::array<uint64_t, Client::kVectors> Client::TakeSignals() {
-  std::array<pollfd, kVectors> polls;
-  for (size_t i = 0; i < kVectors; ++i) {
-    polls[i] = {.fd = vectors_[i].eventfd.get(), .events = POLLIN, .revents = 0};
-  }
-  std::array<uint64_t, kVectors> signals{};
-  if (poll(polls.data(), polls.size(), 0) <= 0) return signals;
-  for (size_t i = 0; i < kVectors; ++i) {
-    if (polls[i].revents != 0) signals[i] = DrainEventfd(polls[i].fd);
-  }
-  return signals;
+  eventfds_.Take();
 }
 
 uint16_t Client::Send(Command command, ConstBytes payload, uint32_t flags,
@@ -453,7 +439,7 @@ void Client::SetIrqs(const Event& event) {
       // One that is armed elsewhere is not used again: who signals it could not be told.
       Vector& vector = vectors_[next_vector_];
       if (vector.armed) break;
-      fds.push_back(vector.eventfd.get());
+      fds.push_back(eventfds_.fd(next_vector_));
       used.push_back(next_vector_);
       next_vector_ = (next_vector_ + 1) % kVectors;
     }
@@ -486,7 +472,7 @@ void Client::SetIrqs(const Event& event) {
 
 // Of a vector that is armed nowhere there must be no signals.
 void Client::LookAtVectors() {
-  const auto signals = TakeSignals();
+  const auto signals = eventfds_.Take();
   for (size_t i = 0; i < kVectors; ++i) {
     if (signals[i] != 0 && !vectors_[i].armed && !broke_framing()) {
       Violation("interrupt-unarmed", "an eventfd is signalled that no vector has");

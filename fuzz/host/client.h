@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "fuzz/host/eventfd_set.h"
 #include "fuzz/host/host.h"
 #include "fuzz/host/memory_watch.h"
 #include "fuzz/host/protocol_referee.h"
@@ -66,11 +67,11 @@ class Client final : public GuestMemory {
   };
 
   // `source` gives what the session has for DMA. Both outlive the client.
-  Client(Pump& pump, AnswerSource& source);
+  Client(Pump& pump, AnswerSource& source) : pump_(pump), source_(source) {}
   ~Client() override;
 
   // Who judges what the server says; may be nobody. Outlives this.
-  void set_referee(ProtocolReferee* referee) { referee_ = referee; }
+  void set_referee(ProtocolReferee& referee);
 
   // A new connection: VERSION. False if the server refuses it. `hasty`: another command comes
   // first.
@@ -118,14 +119,14 @@ class Client final : public GuestMemory {
     vfio_user::Header header;
     vfio_user::DmaAccess access;
   };
-  // An eventfd of ours and where it is armed.
+  // Where an eventfd of ours is armed.
   struct Vector {
-    UniqueFd eventfd;
     uint32_t index = 0;
     uint32_t number = 0;
     bool armed = false;
   };
   static constexpr size_t kVectors = 16;
+  static constexpr size_t kDriverVectors = 4;  // A driver's: of its admin queue and some more.
 
   uint16_t Send(vfio_user::Command command, ConstBytes payload, uint32_t flags = 0,
                 std::span<const int> fds = {});
@@ -156,8 +157,6 @@ class Client final : public GuestMemory {
   Bytes Memory(uint64_t iova, uint64_t size) const;
   void LookAtVectors();
   void DisarmAll();
-  // What each vector was signalled with since the last call.
-  std::array<uint64_t, kVectors> TakeSignals();
 
   Pump& pump_;
   AnswerSource& source_;
@@ -176,7 +175,8 @@ class Client final : public GuestMemory {
   UniqueFd cut_file_;
   std::vector<Window> windows_;
   std::deque<HeldDma> held_dma_;
-  std::array<Vector, kVectors> vectors_;
+  EventfdSet<kVectors> eventfds_;
+  std::array<Vector, kVectors> vectors_;  // Of each of them.
   size_t next_vector_ = 0;
 
   uint16_t last_id_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "fuzz/host/host.h"
 #include "fuzz/host/oracle.h"
@@ -9,14 +10,15 @@
 namespace farside::fuzz {
 
 void MemoryWatch::Forget() {
-  sealed_.clear();
+  Unseal();
   logged_.clear();
   report_.reset();
 }
 
-MemoryWatch::Copy MemoryWatch::Take(uint64_t iova, uint64_t size) const {
+void MemoryWatch::Take(uint64_t iova, uint64_t size, Copy* copy) const {
   const ConstBytes bytes = memory_.Peek(iova, size);
-  return {.iova = iova, .bytes{bytes.begin(), bytes.end()}};
+  copy->iova = iova;
+  copy->bytes.assign(bytes.begin(), bytes.end());
 }
 
 void MemoryWatch::Write(Copy& copy, uint64_t iova, ConstBytes data) {
@@ -28,15 +30,20 @@ void MemoryWatch::Write(Copy& copy, uint64_t iova, ConstBytes data) {
 }
 
 void MemoryWatch::OnGuestWrite(uint64_t iova, ConstBytes data) {
-  for (Copy& copy : sealed_) Write(copy, iova, data);
+  if (is_sealed_) {
+    for (Copy& copy : sealed_) Write(copy, iova, data);
+  }
   for (Copy& copy : logged_) Write(copy, iova, data);
 }
 
 void MemoryWatch::Seal() {
-  sealed_ = {Take(Host::kBase, Host::kSize), Take(Host::kHighBase, Host::kHighSize)};
+  if (std::exchange(is_sealed_, true)) return;
+  Take(Host::kBase, Host::kSize, &sealed_[0]);
+  Take(Host::kHighBase, Host::kHighSize, &sealed_[1]);
 }
 
-void MemoryWatch::CheckSealed() {
+void MemoryWatch::CheckSealed() const {
+  if (!is_sealed_) return;
   for (const Copy& copy : sealed_) {
     std::vector<uint64_t> changed;
     FindChanges(copy, copy.iova, copy.bytes.size(), &changed);
@@ -45,10 +52,11 @@ void MemoryWatch::CheckSealed() {
                 changed.front());
     }
   }
-  sealed_.clear();
 }
 
-void MemoryWatch::BeginLog(uint64_t iova, uint64_t size) { logged_.push_back(Take(iova, size)); }
+void MemoryWatch::BeginLog(uint64_t iova, uint64_t size) {
+  Take(iova, size, &logged_.emplace_back());
+}
 
 void MemoryWatch::FindChanges(const Copy& copy, uint64_t iova, uint64_t size,
                               std::vector<uint64_t>* out) const {

@@ -1,6 +1,7 @@
 // MemoryWatch: what a server does to the guest's memory by its mappings, which no message tells of.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -29,10 +30,12 @@ class MemoryWatch {
   void Forget();
   void OnGuestWrite(uint64_t iova, ConstBytes data);
 
-  // No window shows memory: from now on it stays as it is.
+  // No window shows memory: from now on it stays as it is. Nothing changes where that was so.
   void Seal();
-  // Whether it did; it may change again afterwards.
-  void CheckSealed();
+  // Whether it did so far.
+  void CheckSealed() const;
+  // It may change again.
+  void Unseal() { is_sealed_ = false; }
 
   // [iova, iova + size) is logged. Only as long as memory is seen through windows at the places
   // where the guest has it.
@@ -55,14 +58,16 @@ class MemoryWatch {
   };
   static constexpr uint64_t kPage = 4096;
 
-  Copy Take(uint64_t iova, uint64_t size) const;
+  // `copy` becomes what is there; a place that it has is used again.
+  void Take(uint64_t iova, uint64_t size, Copy* copy) const;
   static void Write(Copy& copy, uint64_t iova, ConstBytes data);
   // The pages of [iova, iova + size) of which the copy differs from memory.
   void FindChanges(const Copy& copy, uint64_t iova, uint64_t size,
                    std::vector<uint64_t>* out) const;
 
   const GuestMemory& memory_;
-  std::vector<Copy> sealed_;
+  bool is_sealed_ = false;
+  std::array<Copy, 2> sealed_;
   std::vector<Copy> logged_;
   std::optional<Report> report_;
 };

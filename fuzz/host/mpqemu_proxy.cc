@@ -49,7 +49,6 @@ bool WantsReply(Command command) {
 
 MpqemuProxy::MpqemuProxy(Pump& pump, const BarPlaces& places)
     : pump_(pump), places_(places), short_file_(MakeMemfd("short", 4096).value()) {
-  for (UniqueFd& fd : eventfds_) fd = MakeEventfd().value();
   int ends[2];
   CHECK(pipe2(ends, O_CLOEXEC) == 0);
   pipe_.reset(ends[0]);
@@ -63,7 +62,7 @@ void MpqemuProxy::Connect(std::unique_ptr<Transport> transport) {
   due_.clear();
   armed_ = kEventfds;
   interrupts_ = 0;
-  for (const UniqueFd& fd : eventfds_) DrainEventfd(fd.get());
+  eventfds_.Take();
   Fill(memory_.bytes(), 0);
   Fill(high_memory_.bytes(), 0);
   windows_ = {{.gpa = Host::kBase, .size = Host::kSize, .offset = memory_.offset()},
@@ -199,7 +198,7 @@ int MpqemuProxy::FdOf(File file) const {
     case File::kHighMemory:
       return high_memory_.fd();
     case File::kEventfd:
-      return eventfds_[0].get();
+      return eventfds_.fd(0);
     case File::kPipe:
       return pipe_.get();
     case File::kShort:
@@ -241,7 +240,7 @@ void MpqemuProxy::Map(const Event& event) {
 void MpqemuProxy::SetIrqfd(const Event& event) {
   const size_t next = (armed_ + 1) % (kEventfds - 1);
   const bool bad = event.size % 8 == 0;
-  const int fds[] = {bad ? pipe_.get() : eventfds_[next].get(), eventfds_[kEventfds - 1].get()};
+  const int fds[] = {bad ? pipe_.get() : eventfds_.fd(next), eventfds_.fd(kEventfds - 1)};
   LookAtEventfds();
   Send(Command::kSetIrqfd, {}, fds);
   // A bad one may leave the old one in place, which then is signalled as before.
@@ -249,12 +248,12 @@ void MpqemuProxy::SetIrqfd(const Event& event) {
 }
 
 void MpqemuProxy::LookAtEventfds() {
+  const auto signals = eventfds_.Take();
   for (size_t i = 0; i + 1 < kEventfds; ++i) {
-    const uint64_t signals = DrainEventfd(eventfds_[i].get());
-    if (signals != 0 && i != armed_ && !broken_ && !unsure_) {
+    if (signals[i] != 0 && i != armed_ && !broken_ && !unsure_) {
       Violation("interrupt-unarmed", "an eventfd is signalled that was replaced");
     }
-    interrupts_ += signals;
+    interrupts_ += signals[i];
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "fuzz/host/client.h"
+#include "fuzz/host/eventfd_set.h"
 #include "fuzz/session/event.h"
 #include "protocol/mpqemu_codec.h"
 #include "protocol/transport.h"
@@ -97,7 +98,7 @@ class MpqemuProxy {
   UniqueFd short_file_;
   UniqueFd pipe_;
   std::vector<Window> windows_;
-  std::array<UniqueFd, kEventfds> eventfds_;
+  EventfdSet<kEventfds> eventfds_;
   size_t armed_ = kEventfds;  // Which one is; kEventfds: none.
   std::deque<Due> due_;
   uint64_t interrupts_ = 0;

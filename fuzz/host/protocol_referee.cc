@@ -95,6 +95,11 @@ ProtocolReferee::File ProtocolReferee::Classify(int fd) {
           .size = static_cast<uint64_t>(status.st_size)};
 }
 
+ProtocolReferee::File ProtocolReferee::Look(int fd) const {
+  const auto kept = std::ranges::find(kept_, fd, &std::pair<int, File>::first);
+  return kept != kept_.end() ? kept->second : Classify(fd);
+}
+
 void ProtocolReferee::OnCommand(const vfio_user::Header& header, ConstBytes payload,
                                 std::span<const int> fds) {
   Sent& sent = sent_.emplace_back(Sent{.header = header, .payload_size = payload.size()});
@@ -102,9 +107,12 @@ void ProtocolReferee::OnCommand(const vfio_user::Header& header, ConstBytes payl
   const size_t kept = writes ? sizeof(vfio_user::RegionAccess) : kMaxKept;
   const ConstBytes bytes = payload.first(std::min(payload.size(), kept));
   sent.payload.assign(bytes.begin(), bytes.end());
-  for (const int fd : fds) sent.files.push_back(Classify(fd));
+  for (const int fd : fds) sent.files.push_back(Look(fd));
   // Memory is looked at before the server can do anything for it.
-  if (sent.command() == Command::kDmaMap) watch_.CheckSealed();
+  if (sent.command() == Command::kDmaMap && !fds.empty()) {
+    watch_.CheckSealed();
+    watch_.Unseal();
+  }
   const auto head = Take<vfio_user::DeviceFeature>(payload);
   if (sent.command() == Command::kDeviceFeature && head &&
       FeatureOf(*head) == Feature::kDmaLoggingReport) {

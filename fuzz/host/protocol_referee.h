@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
@@ -32,6 +33,8 @@ class ProtocolReferee {
   ProtocolReferee(const DeviceInfo& info, const GuestMemory& memory)
       : info_(info), watch_(memory) {}
 
+  // A file that the client keeps: its kind and its size stay as they are.
+  void Keep(int fd) { kept_.emplace_back(fd, Classify(fd)); }
   // A new connection.
   void Begin();
   // Nothing that is known of the connection is certain any more.
@@ -79,6 +82,7 @@ class ProtocolReferee {
   static Ruling Refuse(std::string_view why) { return {Due::kError, why}; }
   static Ruling Open() { return {Due::kEither}; }
   static File Classify(int fd);
+  File Look(int fd) const;
 
   // What a command has to end with, by all that was done before it.
   Ruling Judge(const Sent& sent) const;
@@ -114,6 +118,7 @@ class ProtocolReferee {
   bool Holds(uint32_t region, uint64_t offset, uint64_t size) const;
 
   const DeviceInfo& info_;
+  std::vector<std::pair<int, File>> kept_;  // A look at a file is a system call.
   std::deque<Sent> sent_;  // Without a reply yet.
   bool known_ = true;
   bool negotiated_ = false;

@@ -19,7 +19,7 @@ ServerTarget::ServerTarget(const Grammar& grammar) : grammar_(grammar) {
   snapshots_.emplace(*loop_, clock_, slot_.device());
   server_.emplace(slot_);
   referee_.emplace(slot_.device().info(), client_);
-  client_.set_referee(&*referee_);
+  client_.set_referee(*referee_);
   backends_.BeginDisks(false);
   // The prologue by message, as a driver has it.
   Session prologue;
