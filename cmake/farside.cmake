@@ -44,6 +44,11 @@ if(FARSIDE_SANITIZE STREQUAL "address")
   target_compile_options(farside_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(farside_settings INTERFACE -fsanitize=address,undefined)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # What the sanitizers add to a program is full of addresses. Where it lies at a fixed place they
+    # need no relocation, a third of the time that a test takes to start.
+    target_link_options(farside_settings INTERFACE -no-pie)
+  endif()
   # Bounds that lie inside of an object are the library's to see.
   target_compile_definitions(farside_settings INTERFACE
     FARSIDE_POISON_FRAMES=1 _GLIBCXX_ASSERTIONS=1)
