@@ -12,10 +12,18 @@ constexpr uint64_t kNsPerMs = 1'000'000;
 
 }  // namespace
 
-Result<std::unique_ptr<RawChannel>> RawChannel::Open(UniqueFd socket) {
+Result<std::unique_ptr<RawChannel>> RawChannel::Open(UniqueFd socket, Reader reader) {
   auto transport = SocketTransport::Create(std::move(socket));
   if (!transport) return tl::unexpected(transport.error());
-  return std::unique_ptr<RawChannel>(new RawChannel(std::move(*transport)));
+  return std::unique_ptr<RawChannel>(new RawChannel(std::move(*transport), std::move(reader)));
+}
+
+Result<std::unique_ptr<RawChannel>> RawChannel::OpenVfioUser(UniqueFd socket) {
+  return Open(std::move(socket), vfio_user::FrameReader(UINT32_MAX));
+}
+
+Result<std::unique_ptr<RawChannel>> RawChannel::OpenMpqemu(UniqueFd socket) {
+  return Open(std::move(socket), mpqemu::FrameReader(mpqemu::kMaxFrame));
 }
 
 bool RawChannel::WaitFor(short events, uint64_t deadline_ns) const {
@@ -52,18 +60,22 @@ Result<void> RawChannel::Send(ConstBytes bytes, std::span<const int> fds, uint64
   return {};
 }
 
-Result<vfio_user::Frame> RawChannel::Receive(uint64_t timeout_ns) {
+Result<RawChannel::Message> RawChannel::Receive(uint64_t timeout_ns) {
+  return std::visit([&](auto& reader) { return ReceiveWith(reader, timeout_ns); }, reader_);
+}
+
+template <typename FrameReader>
+Result<RawChannel::Message> RawChannel::ReceiveWith(FrameReader& reader, uint64_t timeout_ns) {
   const uint64_t deadline_ns = clock_.now_ns() + timeout_ns;
   for (;;) {
-    auto frame = reader_.Next();
+    auto frame = reader.Next();
     if (!frame) return tl::unexpected(frame.error());
-    if (*frame) return std::move(**frame);
-    const auto filled = reader_.Fill(*transport_);
-    const bool closed = filled ? *filled == vfio_user::FrameReader::Status::kEnd
-                               : filled.error().code == ECONNRESET;
+    if (*frame) return Message(std::move(**frame));
+    const auto filled = reader.Fill(*transport_);
+    const bool closed = filled ? *filled == FillStatus::kEnd : filled.error().code == ECONNRESET;
     if (closed) return FailWith(EPIPE, "the server closed the channel");
     if (!filled) return tl::unexpected(filled.error());
-    if (*filled == vfio_user::FrameReader::Status::kData) continue;
+    if (*filled == FillStatus::kData) continue;
     if (!WaitFor(POLLIN, deadline_ns)) {
       return FailWith(ETIMEDOUT, "nothing came from the server within {} ms",
                       timeout_ns / kNsPerMs);

@@ -271,18 +271,23 @@ Result<std::unique_ptr<DeviceClient>> Session::OpenWire(Link& link, ConnectOptio
   return std::unique_ptr<DeviceClient>(std::move(*wire));
 }
 
+// Of a device that speaks mpqemu.
+Result<UniqueFd> Session::TakeSocket(Link& link) {
+  if (link.socket) return std::move(link.socket);
+  return Fail(
+      "device {} speaks mpqemu, which has one connection for each start of its process: "
+      "use process.start for {} first",
+      link.spec.id, link.spec.process);
+}
+
 Result<std::unique_ptr<DeviceClient>> Session::OpenMpqemu(Link& link) {
+  auto socket = TakeSocket(link);
+  if (!socket) return tl::unexpected(socket.error());
   const auto process = std::ranges::find(processes_, link.spec.process,
                                          [](const ProcessSlot& slot) { return slot.spec.id; });
-  if (!link.socket) {
-    return Fail(
-        "device {} speaks mpqemu, which has one connection for each start of its process: "
-        "use process.start for {} first",
-        link.spec.id, link.spec.process);
-  }
   mpqemu::ClientOptions options{.timeout_ns = std::max(time_left_ns(), kNsPerMs)};
   if (process->spec.qemu_remote) options.settle_ns = kQemuSettleNs;
-  auto client = mpqemu::MpqemuClient::Attach(std::move(link.socket), options);
+  auto client = mpqemu::MpqemuClient::Attach(std::move(*socket), options);
   if (!client) {
     const auto words = process->child->LastLines(3);
     return Fail("device {}: {}; process {} printed: {}", link.spec.id, client.error().message,
@@ -296,12 +301,11 @@ Result<void> Session::Connect(Link& link, ConnectOptions options) {
   if (link.client || link.raw)
     return Fail("device {} is connected: disconnect first", link.spec.id);
   if (options.raw) {
-    if (link.spec.protocol == Protocol::kMpqemu) {
-      return Fail("device {} speaks mpqemu: raw connections are for vfio-user", link.spec.id);
-    }
-    auto socket = ConnectSocket(link);
+    const bool mpqemu = link.spec.protocol == Protocol::kMpqemu;
+    auto socket = mpqemu ? TakeSocket(link) : ConnectSocket(link);
     if (!socket) return tl::unexpected(socket.error());
-    auto raw = RawChannel::Open(std::move(*socket));
+    auto raw = mpqemu ? RawChannel::OpenMpqemu(std::move(*socket))
+                      : RawChannel::OpenVfioUser(std::move(*socket));
     if (!raw) return tl::unexpected(raw.error());
     link.raw = std::move(*raw);
     return {};

@@ -148,6 +148,7 @@ class Session {
   Session(Scenario scenario, SessionOptions options);
   Result<void> SetUp();
   Result<UniqueFd> ConnectSocket(const Link& link);
+  static Result<UniqueFd> TakeSocket(Link& link);
   Result<std::unique_ptr<DeviceClient>> OpenWire(Link& link, ConnectOptions options);
   Result<std::unique_ptr<DeviceClient>> OpenMpqemu(Link& link);
   void Forget(ProcessSlot& slot);

@@ -34,10 +34,16 @@ constexpr std::string_view kCommandWords[] = {"",
                                               "MIG_DATA_WRITE"};
 static_assert(std::size(kCommandWords) == 19);
 
+// By mpqemu::Command.
+constexpr std::string_view kMpqemuWords[] = {"SYNC_SYSMEM", "RET",         "PCI_CFGWRITE",
+                                             "PCI_CFGREAD", "BAR_WRITE",   "BAR_READ",
+                                             "SET_IRQFD",   "DEVICE_RESET"};
+static_assert(std::size(kMpqemuWords) == mpqemu::kCommandCount);
+
 constexpr Param kConnect[] = {
     kDeviceParam,
     {"raw", Type::kBool,
-     "only the socket, for frame.send and frame.expect: no VERSION, no windows"},
+     "only the socket, for frame.send and frame.expect: no VERSION, no windows, nothing"},
     {"map", Type::kBool, "map the guest's memory", false, "on"}};
 constexpr Param kOnlyDevice[] = {kDeviceParam};
 
@@ -46,9 +52,15 @@ constexpr Param kCommand = {.name = "command",
                             .help = "DMA_MAP or any number",
                             .max = UINT16_MAX,
                             .words = kCommandWords};
+constexpr Param kMpqemuCommand = {.name = "mpqemu",
+                                  .type = Type::kCode,
+                                  .help = "instead of `command` where the device speaks mpqemu",
+                                  .max = UINT32_MAX,
+                                  .words = kMpqemuWords};
 constexpr Param kSend[] = {
     kCommand,
-    {"id", Type::kNumber, "message id", false, "1", UINT16_MAX},
+    kMpqemuCommand,
+    {"id", Type::kNumber, "message id; default: 1", false, {}, UINT16_MAX},
     {"payload", Type::kBytes, "what follows the header"},
     {"reply", Type::kBool, "it is a reply"},
     {"no_reply", Type::kBool, "it wants no reply"},
@@ -59,12 +71,9 @@ constexpr Param kSend[] = {
      false,
      {},
      UINT32_MAX},
-    {"size",
-     Type::kNumber,
-     "what the header claims; default: what is right",
-     false,
-     {},
-     UINT32_MAX},
+    {"size", Type::kNumber,
+     "what the header claims: with vfio-user of the whole message, with mpqemu of its payload; "
+     "default: what is right"},
     {"bytes", Type::kBytes, "these bytes, instead of a message"},
     {"fds", Type::kTexts,
      "names of fd.make; they go with the first byte. The same one may come "
@@ -75,9 +84,10 @@ constexpr Param kSend[] = {
     kDeviceParam};
 constexpr Param kExpect[] = {
     kCommand,
+    kMpqemuCommand,
     {"id", Type::kNumber, "message id", false, {}, UINT16_MAX},
     {"request", Type::kBool, "it is a command of the server; default: a reply"},
-    {"errno", Type::kErrno, "what it reports; default: success", false, "0"},
+    {"errno", Type::kErrno, "what it reports; default: success"},
     {"size", Type::kNumber, "of the whole message", false, {}, UINT32_MAX},
     {"payload", Type::kBytes, "what its payload begins with"},
     {"at", Type::kNumber, "where in the payload the output `value` is", false, "0", UINT32_MAX},
@@ -86,7 +96,7 @@ constexpr Param kExpect[] = {
 
 constexpr Output kExpectOutputs[] = {
     {"value", "a number in the payload, little-endian"},
-    {"id", "the message id"},
+    {"id", "the message id; 0 with mpqemu, which has none"},
     {"size", "bytes of the whole message"},
     {"fds", "how many came with it"},
     {"payload", "as hexadecimal digits", true},
@@ -109,29 +119,57 @@ Result<Outputs> Disconnect(Session& session, const Args& args) {
   return Outputs{};
 }
 
+// Whether what is given fits the device's protocol.
+Result<void> CheckProtocol(const Link& link, const Args& args) {
+  const bool mpqemu = link.spec.protocol == Protocol::kMpqemu;
+  if (!mpqemu && args.Has("mpqemu")) {
+    return Fail("device {} speaks vfio-user: name a command of that", link.spec.id);
+  }
+  if (!mpqemu) return {};
+  for (const char* const name :
+       {"command", "id", "reply", "no_reply", "errno", "flags", "request"}) {
+    if (args.Has(name)) {
+      return Fail("device {} speaks mpqemu, whose messages have no {}", link.spec.id,
+                  std::string_view(name) == "command" ? "such command: name it in `mpqemu`" : name);
+    }
+  }
+  return {};
+}
+
+template <typename AnyHeader>
+std::vector<std::byte> Join(const AnyHeader& header, ConstBytes payload) {
+  std::vector<std::byte> out(sizeof header + payload.size());
+  Copy(out, AsBytes(header));
+  Copy(Bytes(out).subspan(sizeof header), payload);
+  return out;
+}
+
 // The bytes that a frame.send stands for.
 Result<std::vector<std::byte>> Compose(const Args& args) {
-  if (args.Has("bytes") == args.Has("command")) {
+  if (args.Has("bytes") == (args.Has("command") || args.Has("mpqemu"))) {
     return Fail("give either a command or bytes, what is to be sent");
   }
   if (args.Has("bytes")) {
     return std::vector<std::byte>(args.Data("bytes").begin(), args.Data("bytes").end());
   }
   const ConstBytes payload = args.Has("payload") ? args.Data("payload") : ConstBytes();
+  if (args.Has("mpqemu")) {
+    return Join(mpqemu::Header{.command = static_cast<int32_t>(args.Narrow<uint32_t>("mpqemu")),
+                               .size = args.Number("size", payload.size())},
+                payload);
+  }
+  if (args.Number("size", 0) > UINT32_MAX) return Fail("size: a header has 32 bits for it");
   const bool reply = args.Flag("reply") || args.Has("errno");
   uint32_t flags = reply ? vfio_user::kFlagTypeReply : vfio_user::kFlagTypeCommand;
   if (args.Has("errno")) flags |= vfio_user::kFlagError;
   if (args.Flag("no_reply")) flags |= vfio_user::kFlagNoReply;
   const Header header{
-      .message_id = args.Narrow<uint16_t>("id"),
+      .message_id = static_cast<uint16_t>(args.Number("id", 1)),
       .command = args.Narrow<uint16_t>("command"),
       .size = static_cast<uint32_t>(args.Number("size", sizeof(Header) + payload.size())),
       .flags = static_cast<uint32_t>(args.Number("flags", flags)),
       .error = static_cast<uint32_t>(args.Number("errno", 0))};
-  std::vector<std::byte> out(sizeof header + payload.size());
-  Copy(out, AsBytes(header));
-  Copy(Bytes(out).subspan(sizeof header), payload);
-  return out;
+  return Join(header, payload);
 }
 
 Result<std::vector<int>> FindFds(Session& session, const Args& args) {
@@ -151,6 +189,7 @@ Result<std::vector<int>> FindFds(Session& session, const Args& args) {
 Result<Outputs> Send(Session& session, const Args& args) {
   const auto link = session.FindRaw(args);
   if (!link) return tl::unexpected(link.error());
+  if (const auto fits = CheckProtocol(**link, args); !fits) return tl::unexpected(fits.error());
   const auto bytes = Compose(args);
   if (!bytes) return tl::unexpected(bytes.error());
   const auto fds = FindFds(session, args);
@@ -191,7 +230,36 @@ std::string Describe(const Frame& frame) {
                      ErrnoName(frame.header.error), frame.header.size);
 }
 
+std::string Describe(const mpqemu::Frame& frame) {
+  return fmt::format("a {} with {} bytes of payload", mpqemu::CommandName(frame.command()),
+                     frame.payload.size());
+}
+
+uint64_t IdOf(const Frame& frame) { return frame.header.message_id; }
+uint64_t IdOf(const mpqemu::Frame&) { return 0; }
+
+std::string PayloadMismatch(ConstBytes payload, const Args& args) {
+  if (!args.Has("payload")) return {};
+  const ConstBytes wanted = args.Data("payload");
+  const bool equal =
+      payload.size() >= wanted.size() && std::ranges::equal(payload.first(wanted.size()), wanted);
+  if (equal) return {};
+  return fmt::format("a payload that begins with {}; it is {}", FormatHex(wanted),
+                     FormatHex(payload.first(std::min(payload.size(), wanted.size() + 16))));
+}
+
 // Empty if `frame` is what `args` wants; else what it should have been.
+std::string Mismatch(const mpqemu::Frame& frame, const Args& args) {
+  const uint64_t command = args.Number("mpqemu", static_cast<uint64_t>(mpqemu::Command::kRet));
+  if (static_cast<uint32_t>(frame.header.command) != command) {
+    return fmt::format("a {}", mpqemu::CommandName(mpqemu::Command{static_cast<int32_t>(command)}));
+  }
+  const uint64_t size = sizeof frame.header + frame.payload.size();
+  if (args.Has("size") && size != args.Number("size")) {
+    return fmt::format("{} bytes", args.Number("size"));
+  }
+  return PayloadMismatch(frame.payload, args);
+}
 std::string Mismatch(const Frame& frame, const Args& args) {
   const Header& header = frame.header;
   const bool request = args.Flag("request");
@@ -203,7 +271,7 @@ std::string Mismatch(const Frame& frame, const Args& args) {
   if (args.Has("id") && header.message_id != args.Number("id")) {
     return fmt::format("id {:#x}", args.Number("id"));
   }
-  const uint64_t error = args.Number("errno");
+  const uint64_t error = args.Number("errno", 0);
   const bool has_flag = (header.flags & vfio_user::kFlagError) != 0;
   if (header.error != error || has_flag != (error != 0)) {
     return fmt::format("errno {}", ErrnoName(error));
@@ -211,30 +279,28 @@ std::string Mismatch(const Frame& frame, const Args& args) {
   if (args.Has("size") && header.size != args.Number("size")) {
     return fmt::format("{} bytes", args.Number("size"));
   }
-  if (!args.Has("payload")) return {};
-  const ConstBytes wanted = args.Data("payload");
-  const bool equal = frame.payload.size() >= wanted.size() &&
-                     std::ranges::equal(frame.payload.first(wanted.size()), wanted);
-  if (equal) return {};
-  return fmt::format(
-      "a payload that begins with {}; it is {}", FormatHex(wanted),
-      FormatHex(frame.payload.first(std::min(frame.payload.size(), wanted.size() + 16))));
+  return PayloadMismatch(frame.payload, args);
 }
 
 Result<Outputs> Expect(Session& session, const Args& args) {
   const auto link = session.FindRaw(args);
   if (!link) return tl::unexpected(link.error());
-  const auto frame = (*link)->raw->Receive(session.time_left_ns());
-  if (!frame) return tl::unexpected(frame.error());
-  const std::string wanted = Mismatch(*frame, args);
-  if (!wanted.empty()) return Fail("the server sent {}, expected {}", Describe(*frame), wanted);
-  const size_t at = std::min<size_t>(args.Number("at"), frame->payload.size());
-  const size_t width = std::min<size_t>(args.Number("width"), frame->payload.size() - at);
-  return Outputs{{"value", LoadLePartial(frame->payload.subspan(at, width))},
-                 {"id", uint64_t{frame->header.message_id}},
-                 {"size", uint64_t{frame->header.size}},
-                 {"fds", uint64_t{frame->fds.size()}},
-                 {"payload", FormatHex(frame->payload)}};
+  if (const auto fits = CheckProtocol(**link, args); !fits) return tl::unexpected(fits.error());
+  const auto message = (*link)->raw->Receive(session.time_left_ns());
+  if (!message) return tl::unexpected(message.error());
+  const auto look = [&](const auto& frame) -> Result<Outputs> {
+    const std::string wanted = Mismatch(frame, args);
+    if (!wanted.empty()) return Fail("the server sent {}, expected {}", Describe(frame), wanted);
+    const ConstBytes payload = frame.payload;
+    const size_t at = std::min<size_t>(args.Number("at"), payload.size());
+    const size_t width = std::min<size_t>(args.Number("width"), payload.size() - at);
+    return Outputs{{"value", LoadLePartial(payload.subspan(at, width))},
+                   {"id", IdOf(frame)},
+                   {"size", uint64_t{sizeof frame.header + payload.size()}},
+                   {"fds", uint64_t{frame.fds.size()}},
+                   {"payload", FormatHex(payload)}};
+  };
+  return std::visit(look, *message);
 }
 
 Result<Outputs> ExpectClosed(Session& session, const Args& args) {

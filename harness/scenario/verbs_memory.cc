@@ -53,17 +53,19 @@ constexpr Param kDigest[] = {kIova, {"size", Type::kNumber, "bytes", true, {}, k
 constexpr Param kAlloc[] = {{"size", Type::kNumber, "bytes", true, {}, kMaxSize}};
 constexpr Param kReserve[] = {kIova, kSize};
 
-constexpr std::string_view kFdKinds[] = {"memfd", "eventfd", "pipe", "closed"};
+constexpr std::string_view kFdKinds[] = {"memfd", "eventfd", "pipe", "closed", "memory"};
 constexpr std::string_view kSeals[] = {"shrink", "grow", "write", "seal"};
 constexpr Param kFdMake[] = {
     {"name", Type::kText, "what steps call it", true},
     {.name = "kind",
      .type = Type::kWord,
-     .help = "memfd, eventfd, pipe (its reading end) or closed (of a pipe whose other end is)",
+     .help = "memfd, eventfd, pipe (its reading end), closed (of a pipe whose other end is) or "
+             "memory: the file of the guest's memory at `iova`, where the scenario is run by fd",
      .required = true,
      .words = kFdKinds},
     {"size", Type::kNumber, "bytes of a memfd", false, "0", kMaxSize},
-    {"seals", Type::kTexts, "of a memfd: shrink, grow, write, seal"}};
+    {"seals", Type::kTexts, "of a memfd: shrink, grow, write, seal"},
+    {"iova", Type::kNumber, "of kind memory: where a range of it begins, and the file with it"}};
 constexpr Param kFdTruncate[] = {
     {"name", Type::kText, "of fd.make", true},
     {"size", Type::kNumber, "bytes it has afterwards", true, {}, kMaxSize}};
@@ -217,9 +219,31 @@ Result<UniqueFd> MakeSealedMemfd(const Args& args) {
   return fd;
 }
 
+Result<UniqueFd> OpenMemory(Session& session, const Args& args) {
+  if (!args.Has("iova")) return Fail("say which memory it is: iova, where a range of it begins");
+  const auto window = session.memory().Window(args.Number("iova"), 1);
+  if (!window) return tl::unexpected(window.error());
+  if (window->fd < 0) {
+    return Fail("the scenario is run by message, without files: leave that out of its \"modes\"");
+  }
+  if (window->offset != 0) {
+    return Fail("memory at {:#x} lies {} bytes behind the start of its range", window->iova,
+                window->offset);
+  }
+  UniqueFd fd(fcntl(window->fd, F_DUPFD_CLOEXEC, 0));
+  if (!fd) return FailWith(errno, "cannot open the guest's memory: {}", ErrnoText(errno));
+  return fd;
+}
+
 Result<Outputs> MakeFd(Session& session, const Args& args) {
   const std::string& name = args.Text("name");
   const std::string_view kind = kFdKinds[args.Number("kind")];
+  if (kind == "memory") {
+    auto fd = OpenMemory(session, args);
+    if (!fd) return tl::unexpected(fd.error());
+    session.AddFd(name, std::move(*fd));
+    return Outputs{};
+  }
   if (kind == "memfd" || kind == "eventfd") {
     auto fd = kind == "memfd" ? MakeSealedMemfd(args) : MakeEventfd();
     if (!fd) return tl::unexpected(fd.error());
