@@ -164,6 +164,36 @@ TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
   EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
 }
 
+// What no verb says goes over the socket of a device process as it went in the target.
+TEST_F(CliTest, AServersSessionIsAScenarioOfItsBytes) {
+  const std::vector<std::byte> nonsense(16, std::byte{0xff});
+  const Session session{.flags = kReady,
+                        .events = {{.kind = Kind::kRead, .what = 0, .size = 4, .at = 0x14},
+                                   {.kind = Kind::kFrame, .data = nonsense},
+                                   {.kind = Kind::kReconnect},
+                                   {.kind = Kind::kRead, .what = 1, .size = 4, .at = 8}}};
+  ASSERT_TRUE(WriteFile(Path("in"), Encode(session)));
+  const auto run = [&](const nlohmann::json& document) {
+    std::ofstream(Path("again.json")) << document;
+    return campaign::RunProgram(FARSIDE_PROGRAM, {"run", Path("again.json")}, kTimeout).value();
+  };
+  for (const std::string target : {"server", "mpqemu_server"}) {
+    const Ran made = Call({"scenario", target, Path("in"), Path("out.json")});
+    ASSERT_FALSE(made.failed) << made.output;
+    EXPECT_THAT(made.output, HasSubstr(", of the messages' bytes"));
+    auto json = nlohmann::json::parse(std::ifstream(Path("out.json")));
+    const std::string steps = json["steps"].dump();
+    EXPECT_THAT(steps, HasSubstr(R"({"frame.send":{"bytes":"ffffffffffffffffffffffffffffffff"}})"));
+    EXPECT_THAT(steps, HasSubstr(R"({"channel.expect_closed":{}})"));
+    const Ran passed = run(json);
+    EXPECT_FALSE(passed.failed) << target << passed.output;
+    for (auto& step : json["steps"]) {
+      if (step.contains("frame.expect")) step["frame.expect"]["size"] = 1000;
+    }
+    EXPECT_TRUE(run(json).failed);
+  }
+}
+
 // What Linux and the firmware did to the controller does the same to one that is fuzzed.
 TEST_F(CliTest, ATraceOfAGuestIsAnInput) {
   const Ran made = Call({"import", "nvme", FARSIDE_LINUX_TRACE, Path("in")});

@@ -1,8 +1,8 @@
-// farside-fuzz scenario: an input as a scenario of raw verbs. It is played by message against a
-// server in a child of this process, which tells what it does: so a fault ends the list and not the
-// conversion, and where an answer lies in memory is known.
+// farside-fuzz scenario: an input as a scenario. Of verbs, where they say all of it: it is played
+// by message against a server in a child of this process, which tells what it does, so where an
+// answer lies in memory is known. Else, and where the session is what goes over a wire, of the
+// bytes themselves: wire_scenario.h.
 #include <fmt/format.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +18,8 @@
 #include "devices/server/slot.h"
 #include "devices/server/vfio_user_server.h"
 #include "fuzz/cli/cli.h"
+#include "fuzz/cli/told.h"
+#include "fuzz/cli/wire_scenario.h"
 #include "fuzz/host/models.h"
 #include "fuzz/host/player.h"
 #include "fuzz/host/snapshots.h"
@@ -34,12 +36,6 @@ constexpr uint32_t kConfig = 7;
 constexpr uint8_t kPosted = 0x80;
 
 std::string Hex(uint64_t value) { return fmt::format("{:#x}", value); }
-
-std::string HexBytes(ConstBytes data) {
-  std::string text;
-  for (const std::byte byte : data) text += fmt::format("{:02x}", std::to_integer<uint8_t>(byte));
-  return text;
-}
 
 // Looks at what the server sends: DMA in its order, and errors.
 class Tap final : public Transport {
@@ -129,14 +125,8 @@ class LocalServer final : public Pump {
   const Client* client_ = nullptr;
 };
 
-// What the child tells: a line a thing, as it comes.
-void Tell(const char* what, const json& value) {
-  const std::string line = json{{what, value}}.dump() + "\n";
-  CHECK(write(STDOUT_FILENO, line.data(), line.size()) == static_cast<ssize_t>(line.size()));
-}
-
-[[noreturn]] void PlayAndTell(const Grammar& grammar, std::span<const std::string_view> options,
-                              const Session& session) {
+void PlayAndTell(const Grammar& grammar, std::span<const std::string_view> options,
+                 const Session& session) {
   LocalServer server(options);
   Tap::Seen seen;
   Player player(grammar, server, [&] { return server.Connect(seen); });
@@ -161,7 +151,6 @@ void Tell(const char* what, const json& value) {
   });
   player.Play(session);
   if (seen.error != 0) Tell("refused", seen.error);
-  _exit(0);
 }
 
 bool InMemory(uint64_t iova, uint64_t size) {
@@ -237,13 +226,13 @@ json Document(const TargetDef& def, const std::string& name, bool lsi) {
   if (lsi) {
     for (const char* arg :
          {"-blockdev", "driver=memory,node-name=ro1,size=64K,read-only=on", "-device",
-          "lsi53c895a,id=lsi0", "-device", "scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0", "-device",
-          "scsi-cd,drive=ro1,bus=lsi0.0,scsi-id=1"}) {
+          "lsi53c895a,id=lsi0,quantum=64", "-device", "scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0",
+          "-device", "scsi-cd,drive=ro1,bus=lsi0.0,scsi-id=1"}) {
       args.push_back(arg);
     }
   } else {
     args.push_back("-device");
-    args.push_back("nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5");
+    args.push_back("nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5,mdts=4");
   }
   const std::string device = lsi ? "lsi0" : "nvme0";
   args.push_back("-object");
@@ -318,13 +307,37 @@ class Steps {
   std::set<std::string> left_out_;
 };
 
+// Whether verbs say all of it.
+bool HasVerbs(const Session& session) {
+  return std::ranges::all_of(session.events, [](const Event& event) {
+    return event.kind == Kind::kAnswer || StepOf(event).has_value();
+  });
+}
+
+json VerbScenario(const TargetDef& def, const std::string& name, const Session& session) {
+  const bool lsi = def.name == "lsi";
+  const auto told = Listen([&] {
+    PlayAndTell(def.grammar(),
+                lsi ? std::span<const std::string_view>(kLsiOptions)
+                    : std::span<const std::string_view>(kNvmeOptions),
+                session);
+  });
+  Steps steps(session);
+  for (const json& line : told) steps.Add(line);
+  json document = Document(def, name, lsi);
+  steps.Finish(&document);
+  return document;
+}
+
 }  // namespace
 
 int MakeScenario(const TargetDef& def, const std::string& input, const std::string& output) {
-  const bool lsi = def.name == "lsi";
-  if (!lsi && def.name != "nvme" && def.name != "server") {
-    return BadUsage(
-        fmt::format("there are no scenarios of {}: of nvme, lsi and server there are", def.name));
+  const bool device = def.name == "nvme" || def.name == "lsi";
+  const bool server = def.name == "server";
+  if (!device && !server && def.name != "mpqemu_server") {
+    return BadUsage(fmt::format(
+        "there are no scenarios of {}: of nvme, lsi, server and mpqemu_server there are",
+        def.name));
   }
   const auto bytes = ReadFile(input);
   if (!bytes) return BadUsage(bytes.error().message);
@@ -332,46 +345,25 @@ int MakeScenario(const TargetDef& def, const std::string& input, const std::stri
   Decode(*bytes, &given);
   // The set-up is spelled out.
   Store store;
-  Session session{.flags = kByMessage, .events = {}};
+  Session session{.flags = static_cast<uint8_t>(given.flags & ~kReady), .events = {}};
   if (given.ready()) def.grammar().AddPrologue(store, &session.events);
   session.events.insert(session.events.end(), given.events.begin(), given.events.end());
 
-  int fds[2];
-  CHECK(pipe(fds) == 0);
-  const pid_t pid = fork();
-  CHECK(pid >= 0);
-  if (pid == 0) {
-    dup2(fds[1], STDOUT_FILENO);
-    close(fds[0]);
-    close(fds[1]);
-    PlayAndTell(def.grammar(),
-                lsi ? std::span<const std::string_view>(kLsiOptions)
-                    : std::span<const std::string_view>(kNvmeOptions),
-                session);
+  const std::string name = std::filesystem::path(input).stem().string();
+  const bool by_verbs = device || (server && HasVerbs(session));
+  json document;
+  if (by_verbs) {
+    session.flags = kByMessage;
+    document = VerbScenario(def, name, session);
+  } else {
+    document = WireScenario(def.name, name, session);
   }
-  close(fds[1]);
-  std::string told;
-  std::array<char, 16 << 10> buffer;
-  for (ssize_t got; (got = read(fds[0], buffer.data(), buffer.size())) > 0;) {
-    told.append(buffer.data(), static_cast<size_t>(got));
-  }
-  close(fds[0]);
-  waitpid(pid, nullptr, 0);
-
-  json document = Document(def, std::filesystem::path(input).stem().string(), lsi);
-  Steps steps(session);
-  for (size_t at = 0; at < told.size();) {
-    const size_t end = std::min(told.find('\n', at), told.size());
-    const json line = json::parse(told.substr(at, end - at), nullptr, false);
-    if (!line.is_discarded()) steps.Add(line);
-    at = end + 1;
-  }
-  steps.Finish(&document);
   const std::string text = document.dump(1) + "\n";
   if (auto wrote = WriteFile(output, std::as_bytes(std::span(text))); !wrote) {
     return BadUsage(wrote.error().message);
   }
-  fmt::print("{}: {} steps\n", output, document["steps"].size());
+  fmt::print("{}: {} steps{}\n", output, document["steps"].size(),
+             by_verbs ? "" : ", of the messages' bytes");
   return kOk;
 }
 

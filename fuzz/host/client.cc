@@ -61,6 +61,7 @@ void Client::set_referee(ProtocolReferee& referee) {
 
 bool Client::Connect(std::unique_ptr<Transport> transport, bool hasty) {
   transport_ = std::move(transport);
+  if (observer_ != nullptr) observer_->OnConnect();
   reader_ = std::make_unique<vfio_user::FrameReader>(
       vfio_user::MaxMessageSize(vfio_user::kDefaultMaxDataXferSize));
   closed_ = broke_framing_ = lost_track_ = held_ = sent_ = false;
@@ -105,6 +106,7 @@ void Client::ArmInterrupts() {
 }
 
 void Client::Disconnect() {
+  if (observer_ != nullptr && transport_ != nullptr) observer_->OnDisconnect(closed_);
   transport_.reset();
   waiting_.reset();
   waiting_count_ = 0;
@@ -143,6 +145,8 @@ void Client::BeginCommand(const vfio_user::Header& header, ConstBytes payload,
 }
 
 void Client::SendBytes(ConstBytes bytes, std::span<const int> fds) {
+  const bool goes = !bytes.empty() && transport_ != nullptr && !closed_;
+  if (observer_ != nullptr && goes) observer_->OnSend(bytes, fds);
   uint32_t idle = 0;
   while (!bytes.empty() && transport_ != nullptr && !closed_) {
     const ssize_t sent = transport_->Send(bytes, fds);
@@ -216,6 +220,7 @@ bool Client::Receive() {
 }
 
 void Client::OnFrame(const vfio_user::Frame& frame) {
+  if (observer_ != nullptr) observer_->OnReceive(AsBytes(frame.header), frame.payload);
   if (frame.is_reply()) return OnReply(frame);
   switch (static_cast<uint16_t>(frame.command())) {
     case static_cast<uint16_t>(Command::kDmaRead):
@@ -366,8 +371,11 @@ void Client::Map(uint64_t iova, uint64_t size, uint32_t flags, bool by_fd) {
 void Client::MapCut(uint64_t iova, uint64_t size, uint32_t flags) {
   if (!cut_file_) cut_file_ = MakeMemfd("cut", Host::kSize).value();
   CHECK(ftruncate(cut_file_.get(), Host::kSize) == 0);
+  if (observer_ != nullptr) observer_->OnTruncate(cut_file_.get(), Host::kSize);
   MapFile({.flags = flags, .iova = iova, .size = size}, cut_file_.get());
-  if (!waiting_[last_id_]) CHECK(ftruncate(cut_file_.get(), 0) == 0);
+  if (waiting_[last_id_]) return;
+  CHECK(ftruncate(cut_file_.get(), 0) == 0);
+  if (observer_ != nullptr) observer_->OnTruncate(cut_file_.get(), 0);
 }
 
 // By message where `fd` is negative.
@@ -558,6 +566,10 @@ void Client::Execute(const Event& event) {
     case Kind::kWriteData:
       return Access(event);
     case Kind::kMemory:
+      if (observer_ != nullptr) {
+        observer_->OnGuestWrite(event.at,
+                                event.data.first(Memory(event.at, event.data.size()).size()));
+      }
       return WriteMemory(event.at, event.data);
     case Kind::kMap: {
       if ((event.size & kWindowCut) != 0) return MapCut(event.at, event.value, event.size & 3u);

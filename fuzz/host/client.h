@@ -16,6 +16,7 @@
 #include "fuzz/host/host.h"
 #include "fuzz/host/memory_watch.h"
 #include "fuzz/host/protocol_referee.h"
+#include "fuzz/host/wire_observer.h"
 #include "fuzz/session/event.h"
 #include "protocol/transport.h"
 #include "protocol/vfio_user_codec.h"
@@ -72,6 +73,8 @@ class Client final : public GuestMemory {
 
   // Who judges what the server says; may be nobody. Outlives this.
   void set_referee(ProtocolReferee& referee);
+  // May be nobody. Outlives this.
+  void set_observer(WireObserver* observer) { observer_ = observer; }
 
   // A new connection: VERSION. False if the server refuses it. `hasty`: another command comes
   // first.
@@ -95,6 +98,7 @@ class Client final : public GuestMemory {
   void Execute(const Event& event);
   // Everything that is held goes on; waits until all requests are answered.
   void Finish();
+  // By the device's message or by the guest: what is outside of memory is left out.
   void WriteMemory(uint64_t iova, ConstBytes data);
   void Release(Answer answer);
   void Hold() { held_ = true; }
@@ -161,6 +165,7 @@ class Client final : public GuestMemory {
   Pump& pump_;
   AnswerSource& source_;
   ProtocolReferee* referee_ = nullptr;
+  WireObserver* observer_ = nullptr;
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<vfio_user::FrameReader> reader_;
   bool by_message_ = false;

@@ -57,6 +57,7 @@ MpqemuProxy::MpqemuProxy(Pump& pump, const BarPlaces& places)
 
 void MpqemuProxy::Connect(std::unique_ptr<Transport> transport) {
   transport_ = std::move(transport);
+  if (observer_ != nullptr) observer_->OnConnect();
   reader_ = std::make_unique<mpqemu::FrameReader>(mpqemu::kMaxFrame);
   closed_ = broken_ = unsure_ = false;
   due_.clear();
@@ -74,6 +75,7 @@ void MpqemuProxy::Connect(std::unique_ptr<Transport> transport) {
 }
 
 void MpqemuProxy::Disconnect() {
+  if (observer_ != nullptr && transport_ != nullptr) observer_->OnDisconnect(closed_);
   transport_.reset();
   reader_.reset();
   due_.clear();
@@ -91,6 +93,7 @@ void MpqemuProxy::Send(Command command, ConstBytes payload, std::span<const int>
 
 void MpqemuProxy::SendBytes(ConstBytes bytes, std::span<const int> fds) {
   if (transport_ == nullptr || closed_ || bytes.empty()) return;
+  if (observer_ != nullptr) observer_->OnSend(bytes, fds);
   // Memory takes all at once.
   if (transport_->Send(bytes, fds) < 0) closed_ = true;
   Wait();
@@ -134,6 +137,7 @@ bool MpqemuProxy::Receive() {
 }
 
 void MpqemuProxy::OnReply(const mpqemu::Frame& frame) {
+  if (observer_ != nullptr) observer_->OnReceive(AsBytes(frame.header), frame.payload);
   if (frame.command() != Command::kRet || !frame.fds.empty()) {
     Violation("framing", "the remote sent {}", mpqemu::CommandName(frame.command()));
   }
@@ -263,6 +267,7 @@ void MpqemuProxy::WriteMemory(uint64_t iova, ConstBytes data) {
     const Bytes bytes = window->bytes();
     if (iova < base || iova - base >= bytes.size()) continue;
     const size_t size = std::min<uint64_t>(data.size(), bytes.size() - (iova - base));
+    if (observer_ != nullptr) observer_->OnGuestWrite(iova, data.first(size));
     Copy(bytes.subspan(iova - base, size), data.first(size));
   }
 }

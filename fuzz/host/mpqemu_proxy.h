@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "fuzz/host/client.h"
 #include "fuzz/host/eventfd_set.h"
+#include "fuzz/host/wire_observer.h"
 #include "fuzz/session/event.h"
 #include "protocol/mpqemu_codec.h"
 #include "protocol/transport.h"
@@ -38,6 +39,9 @@ class BarPlaces {
 class MpqemuProxy {
  public:
   MpqemuProxy(Pump& pump, const BarPlaces& places);
+
+  // May be nobody. Outlives this.
+  void set_observer(WireObserver* observer) { observer_ = observer; }
 
   // A new connection, and the usual memory.
   void Connect(std::unique_ptr<Transport> transport);
@@ -88,6 +92,7 @@ class MpqemuProxy {
 
   Pump& pump_;
   const BarPlaces& places_;
+  WireObserver* observer_ = nullptr;
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<mpqemu::FrameReader> reader_;
   bool closed_ = false;

@@ -119,7 +119,7 @@ class ProtocolReferee {
 
   const DeviceInfo& info_;
   std::vector<std::pair<int, File>> kept_;  // A look at a file is a system call.
-  std::deque<Sent> sent_;  // Without a reply yet.
+  std::deque<Sent> sent_;                   // Without a reply yet.
   bool known_ = true;
   bool negotiated_ = false;
   std::vector<Window> windows_;

@@ -111,6 +111,15 @@ bool MpqemuServerTarget::Decodes(uint64_t address, uint64_t size, bool memory) c
 
 void MpqemuServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
+  RunSession();
+}
+
+void MpqemuServerTarget::Run(const Session& session) {
+  session_ = session;
+  RunSession();
+}
+
+void MpqemuServerTarget::RunSession() {
   snapshots_->GoBack(session_.ready());
   backends_.BeginDisks(session_.by_message());
   const uint64_t dma_before = dma_.done();

@@ -23,8 +23,12 @@ class MpqemuServerTarget final : public Target, private Pump, private BarPlaces 
   ~MpqemuServerTarget() override;
 
   void Run(ConstBytes input) override;
+  // Runs a session that may be longer than an input.
+  void Run(const Session& session);
+  MpqemuProxy& proxy() { return proxy_; }
 
  private:
+  void RunSession();
   bool Step() override;
   Place BarPlace(uint32_t bar) const override;
   bool Decodes(uint64_t address, uint64_t size, bool memory) const override;

@@ -69,6 +69,15 @@ bool ServerTarget::Step() {
 
 void ServerTarget::Run(ConstBytes input) {
   Decode(input, &session_);
+  RunSession();
+}
+
+void ServerTarget::Run(const Session& session) {
+  session_ = session;
+  RunSession();
+}
+
+void ServerTarget::RunSession() {
   snapshots_->GoBack(session_.ready());
   backends_.BeginDisks(session_.by_message());
   client_.ForgetCounts();

@@ -24,8 +24,12 @@ class ServerTarget final : public Target, private AnswerSource, private Pump {
   ~ServerTarget() override;
 
   void Run(ConstBytes input) override;
+  // Runs a session that may be longer than an input.
+  void Run(const Session& session);
+  Client& client() { return client_; }
 
  private:
+  void RunSession();
   std::optional<Answer> TakeAnswer(DmaAccess access) override { return cursor_.TakeAnswer(access); }
   bool Step() override;
   bool holds_up() const override { return backends_.in_flight(); }

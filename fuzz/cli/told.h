@@ -1,0 +1,23 @@
+// Listen and Tell: a child of this process plays a session and tells of it, so that a fault ends
+// what is told and nothing else.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace farside::fuzz {
+
+// In the child: a line a thing, as it comes.
+void Tell(const char* what, const nlohmann::json& value);
+
+// Runs `play` in a child. What it told until its end, whatever that was: {what: value} each.
+std::vector<nlohmann::json> Listen(const std::function<void()>& play);
+
+// As scenarios have it.
+std::string HexBytes(ConstBytes data);
+
+}  // namespace farside::fuzz
