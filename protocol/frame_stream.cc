@@ -108,9 +108,8 @@ Result<std::optional<Frame>> BasicFrameReader<Frame>::Next() {
   }
   const uint64_t size = FrameSize(*header);
   if (end_ - begin_ < size) return std::nullopt;
-  Frame frame{
-      .header = *header,
-      .payload = {buffer_.get() + begin_ + sizeof(Header), size - sizeof(Header)}};
+  Frame frame{.header = *header,
+              .payload = {buffer_.get() + begin_ + sizeof(Header), size - sizeof(Header)}};
   if (!groups_.empty() && groups_.front().frame_at == stream_at_) {
     frame.fds = std::move(groups_.front().fds);
     groups_.erase(groups_.begin());

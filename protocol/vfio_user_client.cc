@@ -82,9 +82,8 @@ Result<std::unique_ptr<VfioUserClient>> VfioUserClient::Open(UniqueFd socket, Cl
 Result<void> VfioUserClient::Negotiate() {
   const std::string json = FormatCapabilities(options_.capabilities);
   const auto data = std::make_unique_for_overwrite<std::byte[]>(kMaxReply);
-  Incoming reply{.head = AsWritableBytes(server_version_),
-                 .data = {data.get(), kMaxReply},
-                 .takes_fds = true};
+  Incoming reply{
+      .head = AsWritableBytes(server_version_), .data = {data.get(), kMaxReply}, .takes_fds = true};
   const auto sent =
       channel_->Exchange({.command = Command::kVersion,
                           .head = AsBytes(options_.version),
