@@ -32,7 +32,10 @@ void PageRing::Add(ConstBytes page) {
   CHECK(page.size() == kPageSize);
   const uint64_t number = count_++;
   const size_t index = number % kPages;
-  if (number >= kPages) {
+  if (number < kPages) {
+    pages_.resize(pages_.size() + kPageSize);
+    hashes_.emplace_back();
+  } else {
     const auto oldest = by_hash_.find(hashes_[index]);
     if (oldest != by_hash_.end() && oldest->second == number - kPages) by_hash_.erase(oldest);
   }
