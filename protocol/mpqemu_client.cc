@@ -348,6 +348,12 @@ Result<void> MpqemuClient::PlaceBars() {
   return RefreshBars();
 }
 
+// QEMU maps no BAR beyond the 64 KiB of ports, nor one that reaches the last byte of its addresses.
+bool MpqemuClient::IsMapped(const Bar& bar) {
+  const uint64_t top = bar.wide ? UINT64_MAX : bar.memory ? UINT32_MAX : 0x1'0000;
+  return InRange(bar.address, bar.size, top);
+}
+
 Result<void> MpqemuClient::RefreshBars() {
   const auto command = ReadConfigWord(kCommandAt, 2);
   if (!command) return tl::unexpected(command.error());
@@ -363,7 +369,8 @@ Result<void> MpqemuClient::RefreshBars() {
       if (!high) return tl::unexpected(high.error());
       bar.address |= uint64_t{*high} << 32;
     }
-    bar.decoded = (*command & (bar.memory ? kDecodeMemory : kDecodeIo)) != 0;
+    const bool enabled = (*command & (bar.memory ? kDecodeMemory : kDecodeIo)) != 0;
+    bar.decoded = enabled && IsMapped(bar);
   }
   Lock lock(mutex_);
   bars_ = now;

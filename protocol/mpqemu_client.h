@@ -124,6 +124,7 @@ class MpqemuClient final : public DeviceClient {
   Result<void> WriteConfig(uint64_t offset, ConstBytes in);
   Result<void> SizeBars();
   Result<void> PlaceBars();
+  static bool IsMapped(const Bar& bar);
   Result<void> RefreshBars();
   // Where an access goes on the bus; nothing where no BAR decodes it.
   std::optional<BarAccess> Locate(const GuestAccess& access, uint64_t size) const;

@@ -249,6 +249,20 @@ TEST_F(MpqemuClientTest, DangerousAccessesNeverLeave) {
   Take();
   EXPECT_EQ(client_->Read<uint8_t>({.region = 1, .offset = 0}).value(), 0xff);
   EXPECT_TRUE(Take().empty());
+  // With BARs where QEMU maps none.
+  ASSERT_TRUE(client_->Write<uint16_t>({.region = kConfig, .offset = 4}, 3));
+  ASSERT_TRUE(client_->Write<uint32_t>({.region = kConfig, .offset = 0x10}, 0x0200'0000));
+  ASSERT_TRUE(client_->Write<uint32_t>({.region = kConfig, .offset = 0x18}, 0xffff'e000));
+  Take();
+  EXPECT_EQ(client_->Read<uint8_t>({.region = 0, .offset = 0}).value(), 0xff);
+  EXPECT_EQ(client_->Read<uint8_t>({.region = 2, .offset = 0}).value(), 0xff);
+  EXPECT_TRUE(Take().empty());
+  ASSERT_TRUE(client_->Write<uint32_t>({.region = kConfig, .offset = 0x10}, 0xff00));
+  ASSERT_TRUE(client_->Write<uint32_t>({.region = kConfig, .offset = 0x18}, 0xffff'c000));
+  Take();
+  EXPECT_EQ(client_->Read<uint8_t>({.region = 0, .offset = 3}).value(), 0x03);
+  EXPECT_EQ(client_->Read<uint8_t>({.region = 2, .offset = 0x12}).value(), 0x12);
+  EXPECT_EQ(Take().size(), 2u);
   // The last bytes of configuration space go as a dword.
   ASSERT_TRUE(client_->Write<uint32_t>({.region = kConfig, .offset = 0xfc}, 0x44332211));
   EXPECT_EQ(client_->Read<uint8_t>({.region = kConfig, .offset = 0xff}).value(), 0x44);
