@@ -33,7 +33,8 @@ void SetSanitizerOptions(int argc, char** argv);
 int Shrink(const TargetDef& def, const std::string& input, const std::string& output,
            uint64_t seconds);
 
-// connect.cc. A vfio-user server that listens on `socket`: an NVMe controller, or any PCI device.
+// connect.cc. A server as fuzz/cli/opponent.h has them: by the path of a socket, or by a command
+// line.
 struct ConnectOptions {
   std::string socket;
   uint64_t seed = 0;

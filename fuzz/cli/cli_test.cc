@@ -1,4 +1,5 @@
 // farside-fuzz as it is called, on a target with a bug, and against a device process.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -250,6 +251,31 @@ TEST_F(CliTest, ConnectPlaysAgainstADeviceProcess) {
   (*server)->Signal(SIGKILL);
   (*server)->Wait(UINT64_MAX);
   EXPECT_EQ(Call({"play", socket, Path("last")}).how, "exited with status 2");
+}
+
+TEST_F(CliTest, ConnectPlaysAgainstARemoteThatItStarts) {
+  const std::string remote = fmt::format(
+      "{} -blockdev driver=memory,node-name=d0,size=64M -device lsi53c895a,id=lsi0 "
+      "-device scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0 "
+      "-object x-remote-object,id=r,devid=lsi0,fd=%FD%",
+      FARSIDE_DISK_PROC);
+  const Ran lsi = Call({"connect", "exec:" + remote, "1", "20", "30", Path("last")});
+  EXPECT_FALSE(lsi.failed) << lsi.output;
+  EXPECT_THAT(lsi.output, Not(HasSubstr("with interrupts 0 %")));
+  EXPECT_THAT(lsi.output, Not(HasSubstr("with DMA 0 %")));
+  const Ran again = Call({"play", "exec:" + remote, Path("last")});
+  EXPECT_THAT(again.output, HasSubstr("nothing was found"));
+  const Ran generic = Call({"connect", "exec:" + remote, "1", "20", "30", "--generic"});
+  EXPECT_FALSE(generic.failed) << generic.output;
+
+  // One that ends is a finding, and one that is none is not.
+  const Ran killed = Call({"connect", "exec:timeout -s KILL 2 " + remote, "1", "100000", "30"});
+  EXPECT_TRUE(killed.failed);
+  EXPECT_THAT(killed.output, HasSubstr("ORACLE server-gone"));
+  for (const char* const line :
+       {"exec:true %FD%", "exec:no-such-program %FD%", "exec:true", "exec:"}) {
+    EXPECT_EQ(Call({"connect", line, "1", "1", "30"}).how, "exited with status 2") << line;
+  }
 }
 
 TEST_F(CliTest, ARunKeepsWhatEndedTheServer) {

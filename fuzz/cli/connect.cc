@@ -1,7 +1,4 @@
-// farside-fuzz connect and play: sessions against a vfio-user server in another process, of which
-// nothing is seen but what comes over its socket.
-#include "fuzz/cli/connect.h"
-
+// farside-fuzz connect and play: sessions against a server in another process.
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -16,6 +13,7 @@
 #include "base/options.h"
 #include "fuzz/cli/cli.h"
 #include "fuzz/cli/generic_grammar.h"
+#include "fuzz/cli/opponent.h"
 #include "fuzz/host/player.h"
 #include "fuzz/host/socket_pump.h"
 #include "fuzz/mutator/mutator.h"
@@ -94,23 +92,45 @@ Result<std::vector<RegionFacts>> Meet(const std::string& path) {
   return regions;
 }
 
-}  // namespace
+class Listener final : public Opponent {
+ public:
+  explicit Listener(std::string path) : path_(std::move(path)) {}
 
-Result<void> Connection::Prepare(bool generic) {
-  auto regions = Meet(path_);
-  if (!regions) return tl::unexpected(regions.error());
-  if (generic) generic_ = MakeGenericGrammar(*std::move(regions));
-  grammar_ = MakeServerGrammar(generic_ ? *generic_ : NvmeGrammar());
-  player_.emplace(*grammar_, pump_, [this] {
-    auto transport = ConnectTo(path_, kConnectTime);
-    if (transport != nullptr) pump_.set_fd(transport->fd());
-    return transport;
-  });
-  pump_.Watch(player_->client());
-  return {};
+  Result<void> Prepare(bool generic) override {
+    auto regions = Meet(path_);
+    if (!regions) return tl::unexpected(regions.error());
+    if (generic) generic_ = MakeGenericGrammar(*std::move(regions));
+    grammar_ = MakeServerGrammar(generic_ ? *generic_ : NvmeGrammar());
+    player_.emplace(*grammar_, pump_, [this] {
+      auto transport = ConnectTo(path_, kConnectTime);
+      if (transport != nullptr) pump_.set_fd(transport->fd());
+      return transport;
+    });
+    pump_.Watch(player_->client());
+    return {};
+  }
+  const Grammar& grammar() const override { return *grammar_; }
+  void set_observer(Cursor::Observer observer) override {
+    player_->set_observer(std::move(observer));
+  }
+  void Play(const Session& session) override { player_->PlayAndExpectServer(session); }
+  bool closed() const override { return player_->client().closed(); }
+  Reached reached() const override {
+    const Client::Counts& counts = player_->client().counts();
+    return {.dma = counts.dma != 0, .interrupts = counts.interrupts != 0};
+  }
+
+ private:
+  const std::string path_;
+  SocketPump pump_;
+  std::unique_ptr<Grammar> generic_;
+  std::unique_ptr<Grammar> grammar_;
+  mutable std::optional<Player> player_;
+};
+
+std::unique_ptr<Opponent> MakeOpponent(const std::string& where) {
+  return where.starts_with(kExec) ? MakeRemote(where) : MakeListener(where);
 }
-
-namespace {
 
 void NoteCurrent(const Grammar& grammar, size_t index, const Event& event) {
   current = fmt::format("{:4} {}\n", index, FormatEvent(event, grammar.Describe(event)));
@@ -119,26 +139,29 @@ void NoteCurrent(const Grammar& grammar, size_t index, const Event& event) {
 struct Shares {
   uint64_t dma = 0;
   uint64_t interrupts = 0;
-  void Add(const Client::Counts& counts) {
-    dma += counts.dma != 0;
-    interrupts += counts.interrupts != 0;
+  void Add(const Reached& reached) {
+    dma += reached.dma;
+    interrupts += reached.interrupts;
   }
 };
 
 }  // namespace
 
+std::unique_ptr<Opponent> MakeListener(std::string path) {
+  return std::make_unique<Listener>(std::move(path));
+}
+
 int PlayAgainst(const ConnectOptions& options) {
   Catch(SIGABRT, &OnAbort);
   for (const int signal : {SIGINT, SIGTERM}) Catch(signal, &OnInterrupt);
-  Connection connection(options.socket);
-  if (auto ready = connection.Prepare(options.generic); !ready) {
+  const auto opponent = MakeOpponent(options.socket);
+  if (auto ready = opponent->Prepare(options.generic); !ready) {
     return BadUsage(ready.error().message);
   }
-  const Grammar& grammar = connection.grammar();
-  Player& player = connection.player();
-  player.set_observer([&](size_t index, const Event& event) {
+  const Grammar& grammar = opponent->grammar();
+  opponent->set_observer([&](size_t index, const Event& event) {
     // Where the server has ended the connection, that is where something happened.
-    if (!player.client().closed()) NoteCurrent(grammar, index, event);
+    if (!opponent->closed()) NoteCurrent(grammar, index, event);
   });
   Shares shares;
   const auto begin = SteadyClock::now();
@@ -157,8 +180,8 @@ int PlayAgainst(const ConnectOptions& options) {
     }
     played = StatusLine(i + 1, elapsed());
     current.clear();
-    player.PlayAndExpectServer(session);
-    shares.Add(player.client().counts());
+    opponent->Play(session);
+    shares.Add(opponent->reached());
     if (SteadyClock::now() - pulse >= kPulse) {
       pulse = SteadyClock::now();
       fmt::print(stderr, "{}", played);
@@ -179,14 +202,13 @@ int PlayAgainst(const ConnectOptions& options) {
 int PlayFile(const std::string& socket, const std::string& path, bool generic) {
   const auto input = ReadFile(path);
   if (!input) return BadUsage(input.error().message);
-  Connection connection(socket);
-  if (auto ready = connection.Prepare(generic); !ready) return BadUsage(ready.error().message);
-  Player& player = connection.player();
+  const auto opponent = MakeOpponent(socket);
+  if (auto ready = opponent->Prepare(generic); !ready) return BadUsage(ready.error().message);
   bool told = false;
-  player.set_observer([&](size_t index, const Event& event) {
-    if (!player.client().closed()) {
+  opponent->set_observer([&](size_t index, const Event& event) {
+    if (!opponent->closed()) {
       told = false;
-      NoteCurrent(connection.grammar(), index, event);
+      NoteCurrent(opponent->grammar(), index, event);
       fmt::print("{}", current);
     } else if (!std::exchange(told, true)) {
       fmt::print("     The server has ended the connection: what follows reaches nobody.\n");
@@ -195,7 +217,7 @@ int PlayFile(const std::string& socket, const std::string& path, bool generic) {
   });
   Session session;
   Decode(*input, &session);
-  player.PlayAndExpectServer(session);
+  opponent->Play(session);
   fmt::print("{}: nothing was found\n", path);
   return kOk;
 }
@@ -208,21 +230,20 @@ ConnectOptions shrunk_against;
 class ConnectTarget final : public Target {
  public:
   void Run(ConstBytes input) override {
-    Connection connection(shrunk_against.socket);
+    const auto opponent = MakeOpponent(shrunk_against.socket);
     // A try may have ended it, and a supervisor be about to start it again.
     const auto deadline = SteadyClock::now() + kConnectTime;
-    auto ready = connection.Prepare(shrunk_against.generic);
+    auto ready = opponent->Prepare(shrunk_against.generic);
     while (!ready && SteadyClock::now() < deadline) {
       std::this_thread::sleep_for(kRetry);
-      ready = connection.Prepare(shrunk_against.generic);
+      ready = opponent->Prepare(shrunk_against.generic);
     }
     if (!ready) _exit(BadUsage(ready.error().message));
-    Player& player = connection.player();
-    player.set_observer([&](size_t index, const Event& event) {
-      if (!player.client().closed()) Tell(connection.grammar(), index, event);
+    opponent->set_observer([&](size_t index, const Event& event) {
+      if (!opponent->closed()) Tell(opponent->grammar(), index, event);
     });
     Decode(input, &session_);
-    player.PlayAndExpectServer(session_);
+    opponent->Play(session_);
   }
 
  private:
@@ -234,7 +255,9 @@ class ConnectTarget final : public Target {
 int ShrinkAgainst(const ConnectOptions& options, const std::string& input,
                   const std::string& output, uint64_t seconds) {
   shrunk_against = options;
-  if (auto met = Meet(options.socket); !met) return BadUsage(met.error().message);
+  if (auto met = MakeOpponent(options.socket)->Prepare(options.generic); !met) {
+    return BadUsage(met.error().message);
+  }
   const TargetDef def{.name = "connect",
                       .help = "",
                       .make = [] { return std::unique_ptr<Target>(new ConnectTarget); },

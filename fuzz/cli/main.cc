@@ -45,6 +45,8 @@ farside-fuzz connect SOCKET SEED SESSIONS EVENTS [OUT] [--generic]
 farside-fuzz play SOCKET FILE [--generic]     play one of them again
 farside-fuzz tmin --connect SOCKET FILE OUT [SECONDS] [--generic]
                                               make one of them smaller
+  SOCKET may be 'exec:PROGRAM ... %FD% ...', too: an mpqemu remote, which is started with the number
+  of its socket in that place; an LSI53C895A, an NVMe controller, or any PCI device
 farside-fuzz dictionary TARGET                print words for an engine's -dict or -x
 farside-fuzz seeds TARGET DIRECTORY [SOURCE]  write inputs that a corpus begins with; SOURCE is
                                               Farside's source tree (.)

@@ -162,8 +162,10 @@ Result<int> Min(const Given& given) {
 
 constexpr Option kTriageOptions[] = {kBinDir[0], {"json", "FILE", "write the table as JSON, too"}};
 constexpr Option kConnect = {"connect", "SOCKET",
-                             "of run --connect: of the server that listens there"};
-constexpr Option kGeneric = {"generic", "", "with --connect: any PCI device, not NVMe"};
+                             "of run --connect: of the server that listens there, or that "
+                             "'exec:PROGRAM ...' starts"};
+constexpr Option kGeneric = {"generic", "",
+                             "with --connect: any PCI device, not one whose registers are known"};
 constexpr Option kReproOptions[] = {kConnect, kGeneric, kBinDir[0]};
 constexpr Option kTminOptions[] = {
     {"output", "FILE", "the smaller input; default INPUT.min", 'o'},

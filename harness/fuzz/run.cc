@@ -323,7 +323,7 @@ Result<Line> LineOf(const Given& given) {
   line.connect = given.text("connect");
   line.generic = given.has("generic");
   if (given.rest().empty() == line.connect.empty()) {
-    return Fail("name a target, or a vfio-user server with --connect SOCKET");
+    return Fail("name a target, or a server with --connect SOCKET or --connect 'exec:PROGRAM ...'");
   }
   if (line.generic && line.connect.empty()) return Fail("--generic goes with --connect");
   line.target = line.connect.empty() ? given.rest(0) : "connect";
@@ -388,8 +388,10 @@ constexpr Option kOptions[] = {
     {"seconds", "N", "how long; default 60"},
     {"jobs", "N", "fuzzers side by side; default 1"},
     {"seed", "N", "of the first one, counted up; default 1"},
-    {"connect", "SOCKET", "play sessions against the vfio-user server that listens there"},
-    {"generic", "", "with --connect: any PCI device, not NVMe"},
+    {"connect", "SOCKET",
+     "play sessions against the vfio-user server that listens there; 'exec:PROGRAM ... %FD% ...': "
+     "against the mpqemu remote that this starts"},
+    {"generic", "", "with --connect: any PCI device, not one whose registers are known"},
     {"bin-dir", "DIR", "look for the programs here first"},
     {"json", "FILE", "write the summary as JSON, too"},
     {"junit", "FILE", "and as JUnit's XML"},

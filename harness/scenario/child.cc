@@ -40,6 +40,7 @@ namespace {
             dup2(output, STDERR_FILENO) >= 0 && chdir(options.directory.c_str()) == 0;
   // What farside inherited is not the program's.
   ok = ok && close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
+  if (options.own_group) ok = ok && setpgid(0, 0) == 0;
   if (options.inherit >= 0) ok = ok && fcntl(options.inherit, F_SETFD, 0) == 0;
   if (ok && options.max_fds != 0) {
     const rlimit limit{options.max_fds, options.max_fds};

@@ -30,6 +30,7 @@ struct ChildOptions {
   std::string directory;          // Where it runs.
   uint64_t max_fds = 0;           // RLIMIT_NOFILE; 0: as it is.
   int inherit = -1;               // A descriptor it gets under the same number; -1: none.
+  bool own_group = false;         // What a terminal sends to farside does not reach it.
 };
 
 // How a process ended.

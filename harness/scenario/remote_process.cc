@@ -27,7 +27,8 @@ Result<RemoteProcess> RemoteProcess::Start(const std::string& id, const std::str
                                  .args = std::move(args),
                                  .directory = ".",
                                  .max_fds = 0,
-                                 .inherit = sockets->second.get()});
+                                 .inherit = sockets->second.get(),
+                                 .own_group = true});
   if (!child) return tl::unexpected(child.error());
   return RemoteProcess{std::move(*child), std::move(sockets->first)};
 }
