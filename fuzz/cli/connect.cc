@@ -125,11 +125,12 @@ class Listener final : public Opponent {
   SocketPump pump_;
   std::unique_ptr<Grammar> generic_;
   std::unique_ptr<Grammar> grammar_;
-  mutable std::optional<Player> player_;
+  std::optional<Player> player_;
 };
 
 std::unique_ptr<Opponent> MakeOpponent(const std::string& where) {
-  return where.starts_with(kExec) ? MakeRemote(where) : MakeListener(where);
+  if (where.starts_with(kExec)) return MakeRemote(where);
+  return std::make_unique<Listener>(where);
 }
 
 void NoteCurrent(const Grammar& grammar, size_t index, const Event& event) {
@@ -146,10 +147,6 @@ struct Shares {
 };
 
 }  // namespace
-
-std::unique_ptr<Opponent> MakeListener(std::string path) {
-  return std::make_unique<Listener>(std::move(path));
-}
 
 int PlayAgainst(const ConnectOptions& options) {
   Catch(SIGABRT, &OnAbort);

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "fuzz/host/cursor.h"
@@ -38,9 +39,8 @@ class Opponent {
 // Marks a command line where a socket's path may be, too: "exec:disk-proc ... fd=%FD%".
 inline constexpr std::string_view kExec = "exec:";
 
-// connect.cc: a vfio-user server that listens on `path`.
-std::unique_ptr<Opponent> MakeListener(std::string path);
-// remote.cc: an mpqemu remote that is started with `line`, in which %FD% is its socket's number.
+// remote.cc: an mpqemu remote that is started with `line`, kExec and the command line, in which
+// %FD% is its socket's number.
 std::unique_ptr<Opponent> MakeRemote(std::string line);
 
 }  // namespace farside::fuzz

@@ -3,7 +3,6 @@
 // answer lies in memory is known. Else, and where the session is what goes over a wire, of the
 // bytes themselves: wire_scenario.h.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -24,6 +23,7 @@
 #include "fuzz/host/player.h"
 #include "fuzz/host/snapshots.h"
 #include "fuzz/session/text.h"
+#include "harness/scenario/value.h"
 #include "protocol/vfio_user.h"
 
 namespace farside::fuzz {
@@ -34,8 +34,6 @@ using vfio_user::Command;
 
 constexpr uint32_t kConfig = 7;
 constexpr uint8_t kPosted = 0x80;
-
-std::string Hex(uint64_t value) { return fmt::format("{:#x}", value); }
 
 // Looks at what the server sends: DMA in its order, and errors.
 class Tap final : public Transport {
@@ -186,10 +184,11 @@ std::optional<json> StepOf(const Event& event) {
     }
     case Kind::kWriteData:
       if (event.data.empty()) return std::nullopt;
-      return access("write", {{"data", HexBytes(event.data)}});
+      return access("write", {{"data", scenario::FormatHex(event.data)}});
     case Kind::kMemory:
       if (event.data.empty() || !InMemory(event.at, event.data.size())) return std::nullopt;
-      return json{{"memory.write", {{"iova", Hex(event.at)}, {"data", HexBytes(event.data)}}}};
+      return json{
+          {"memory.write", {{"iova", Hex(event.at)}, {"data", scenario::FormatHex(event.data)}}}};
     case Kind::kMap: {
       if (!InMemory(event.at, event.value)) return std::nullopt;
       constexpr std::array kRights = {"none", "r", "w", "rw"};
@@ -222,19 +221,8 @@ std::optional<json> StepOf(const Event& event) {
 }
 
 json Document(const TargetDef& def, const std::string& name, bool lsi) {
-  json args = {"-blockdev", "driver=memory,node-name=d0,size=64K"};
-  if (lsi) {
-    for (const char* arg :
-         {"-blockdev", "driver=memory,node-name=ro1,size=64K,read-only=on", "-device",
-          "lsi53c895a,id=lsi0,quantum=64", "-device", "scsi-hd,drive=d0,bus=lsi0.0,scsi-id=0",
-          "-device", "scsi-cd,drive=ro1,bus=lsi0.0,scsi-id=1"}) {
-      args.push_back(arg);
-    }
-  } else {
-    args.push_back("-device");
-    args.push_back("nvme,id=nvme0,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5,mdts=4");
-  }
   const std::string device = lsi ? "lsi0" : "nvme0";
+  json args = DeviceArgs(lsi, device);
   args.push_back("-object");
   args.push_back(
       fmt::format("x-vfio-user-server,id=server,type=unix,path=fuzzed.sock,device={}", device));

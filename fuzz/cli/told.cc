@@ -47,10 +47,6 @@ std::vector<nlohmann::json> Listen(const std::function<void()>& play) {
   return told;
 }
 
-std::string HexBytes(ConstBytes data) {
-  std::string text;
-  for (const std::byte byte : data) text += fmt::format("{:02x}", std::to_integer<uint8_t>(byte));
-  return text;
-}
+std::string Hex(uint64_t value) { return fmt::format("{:#x}", value); }
 
 }  // namespace farside::fuzz

@@ -2,12 +2,11 @@
 // what is told and nothing else.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include "base/bytes.h"
 
 namespace farside::fuzz {
 
@@ -17,7 +16,7 @@ void Tell(const char* what, const nlohmann::json& value);
 // Runs `play` in a child. What it told until its end, whatever that was: {what: value} each.
 std::vector<nlohmann::json> Listen(const std::function<void()>& play);
 
-// As scenarios have it.
-std::string HexBytes(ConstBytes data);
+// A number as scenarios have it.
+std::string Hex(uint64_t value);
 
 }  // namespace farside::fuzz

@@ -2,18 +2,20 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "fuzz/cli/told.h"
 #include "fuzz/host/host.h"
+#include "fuzz/host/models.h"
 #include "fuzz/host/wire_observer.h"
 #include "fuzz/mutator/server_grammar.h"
 #include "fuzz/targets/mpqemu_server_target.h"
 #include "fuzz/targets/server_target.h"
+#include "harness/scenario/value.h"
 #include "protocol/mpqemu_codec.h"
 #include "protocol/vfio_user.h"
 
@@ -21,7 +23,6 @@ namespace farside::fuzz {
 namespace {
 
 using nlohmann::json;
-using vfio_user::Command;
 
 // Of the guest's memory, with its guards: so a file's offsets are the same.
 struct Range {
@@ -34,8 +35,6 @@ struct Range {
 };
 constexpr Range kRanges[] = {{"memory", Host::kBase, Host::kSize},
                              {"high", Host::kHighBase, Host::kHighSize}};
-
-std::string Hex(uint64_t value) { return fmt::format("{:#x}", value); }
 
 // Tells of each thing as the step that does it again.
 class StepTeller : public WireObserver {
@@ -58,14 +57,14 @@ class StepTeller : public WireObserver {
   }
 
   void OnSend(ConstBytes bytes, std::span<const int> fds) override {
-    json step = {{"bytes", HexBytes(bytes)}};
+    json step = {{"bytes", scenario::FormatHex(bytes)}};
     for (const int fd : fds) step["fds"].push_back(NameOf(fd));
     Step("frame.send", std::move(step));
   }
 
   void OnGuestWrite(uint64_t iova, ConstBytes data) override {
     if (data.empty()) return;
-    Step("memory.write", {{"iova", Hex(iova)}, {"data", HexBytes(data)}});
+    Step("memory.write", {{"iova", Hex(iova)}, {"data", scenario::FormatHex(data)}});
   }
 
   void OnTruncate(int fd, uint64_t size) override {
@@ -119,8 +118,8 @@ class VfioUserTeller final : public StepTeller {
     if (header.error != 0) step["errno"] = header.error;
     if (!reply) {
       step["request"] = true;
-      step["payload"] =
-          HexBytes(payload.first(std::min(payload.size(), sizeof(vfio_user::DmaAccess))));
+      step["payload"] = scenario::FormatHex(
+          payload.first(std::min(payload.size(), sizeof(vfio_user::DmaAccess))));
     }
     Step("frame.expect", std::move(step));
   }
@@ -153,49 +152,50 @@ class MpqemuTeller final : public StepTeller {
   std::vector<std::byte> begun_;  // Of a message that is not whole yet.
 };
 
-json Args(bool mpqemu) {
+}  // namespace
+
+json DeviceArgs(bool lsi, const std::string& id) {
   json args = {"-blockdev", "driver=memory,node-name=d0,size=64K"};
-  const auto add = [&](const char* option, const char* value) {
+  const auto add = [&](const char* option, std::string value) {
     args.push_back(option);
-    args.push_back(value);
+    args.push_back(std::move(value));
   };
-  if (!mpqemu) {
-    add("-device", "nvme,id=dev,drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5,mdts=4");
-    add("-object", "x-vfio-user-server,id=server,type=unix,path=fuzzed.sock,device=dev");
+  if (!lsi) {
+    add("-device",
+        fmt::format("nvme,id={},drive=d0,serial=fuzz,max_ioqpairs=4,msix_qsize=5,mdts=4", id));
     return args;
   }
   add("-blockdev", "driver=memory,node-name=ro1,size=64K,read-only=on");
-  add("-device", "lsi53c895a,id=dev,quantum=64");
-  add("-device", "scsi-hd,drive=d0,bus=dev.0,scsi-id=0,wwn=0x5000c50012345678");
-  add("-device", "scsi-cd,drive=ro1,bus=dev.0,scsi-id=1");
-  add("-object", "x-remote-object,id=robj1,devid=dev,fd=%FD%");
+  add("-device", fmt::format("lsi53c895a,id={},quantum=64", id));
+  add("-device", fmt::format("scsi-hd,drive=d0,bus={}.0,scsi-id=0,wwn={:#x}", id, kLsiDiskWwn));
+  add("-device", fmt::format("scsi-cd,drive=ro1,bus={}.0,scsi-id=1", id));
   return args;
 }
-
-}  // namespace
 
 json WireScenario(std::string_view target, const std::string& name, const Session& session) {
   const bool mpqemu = target == "mpqemu_server";
   const auto told = Listen([&] {
     if (mpqemu) {
-      MpqemuServerTarget server;
       MpqemuTeller teller;
+      MpqemuServerTarget server;
       server.proxy().set_observer(&teller);
-      server.Run(session);
-      _exit(0);
+      return server.Run(session);
     }
-    ServerTarget server(ServerGrammar());
     VfioUserTeller teller;
+    ServerTarget server(ServerGrammar());
     server.client().set_observer(&teller);
     server.Run(session);
-    _exit(0);
   });
 
+  json args = DeviceArgs(mpqemu, "dev");
+  args.push_back("-object");
   json device = {{"id", "dev"}, {"process", "disk"}, {"connect", false}};
   if (mpqemu) {
     device["protocol"] = "mpqemu";
+    args.push_back("x-remote-object,id=robj1,devid=dev,fd=%FD%");
   } else {
     device["socket"] = "fuzzed.sock";
+    args.push_back("x-vfio-user-server,id=server,type=unix,path=fuzzed.sock,device=dev");
   }
   json memory = json::array();
   for (const Range& range : kRanges) {
@@ -210,13 +210,14 @@ json WireScenario(std::string_view target, const std::string& name, const Sessio
   if (std::ranges::any_of(session.events, on_disk)) {
     text += " Left out, for there is no verb for it: disk.";
   }
-  json document = {{"name", fmt::format("fuzz.{}.{}", target, name)},
-                   {"description", text},
-                   {"processes", {{{"id", "disk"}, {"exec", "disk-proc"}, {"args", Args(mpqemu)}}}},
-                   {"devices", json::array({std::move(device)})},
-                   {"memory", std::move(memory)},
-                   {"irqs_vary", "nothing waits for the device"},
-                   {"steps", std::move(steps)}};
+  json document = {
+      {"name", fmt::format("fuzz.{}.{}", target, name)},
+      {"description", text},
+      {"processes", {{{"id", "disk"}, {"exec", "disk-proc"}, {"args", std::move(args)}}}},
+      {"devices", json::array({std::move(device)})},
+      {"memory", std::move(memory)},
+      {"irqs_vary", "nothing waits for the device"},
+      {"steps", std::move(steps)}};
   if (!mpqemu) {
     document["modes"] = {"fd"};
     document["reason"] = "the bytes name files";

@@ -10,6 +10,10 @@
 
 namespace farside::fuzz {
 
+// What a disk-proc is started with for the device that targets have, `id`, and its disks; its
+// server is to be added.
+nlohmann::json DeviceArgs(bool lsi, const std::string& id);
+
 // `target` is server or mpqemu_server. A document for `farside run`: its steps send what the client
 // sent, and expect messages where some came.
 nlohmann::json WireScenario(std::string_view target, const std::string& name,

@@ -35,6 +35,7 @@ class Player final : private AnswerSource {
   void PlayAndExpectServer(const Session& session);
 
   Client& client() { return client_; }
+  const Client& client() const { return client_; }
 
  private:
   std::optional<Answer> TakeAnswer(DmaAccess access) override;

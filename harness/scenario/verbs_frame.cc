@@ -126,11 +126,13 @@ Result<void> CheckProtocol(const Link& link, const Args& args) {
     return Fail("device {} speaks vfio-user: name a command of that", link.spec.id);
   }
   if (!mpqemu) return {};
-  for (const char* const name :
-       {"command", "id", "reply", "no_reply", "errno", "flags", "request"}) {
+  if (args.Has("command")) {
+    return Fail("device {} speaks mpqemu, whose messages have no such command: name it in `mpqemu`",
+                link.spec.id);
+  }
+  for (const char* const name : {"id", "reply", "no_reply", "errno", "flags", "request"}) {
     if (args.Has(name)) {
-      return Fail("device {} speaks mpqemu, whose messages have no {}", link.spec.id,
-                  std::string_view(name) == "command" ? "such command: name it in `mpqemu`" : name);
+      return Fail("device {} speaks mpqemu, whose messages have no {}", link.spec.id, name);
     }
   }
   return {};
