@@ -165,6 +165,21 @@ TEST_F(CliTest, ScenarioSpellsOutTheSetUp) {
   EXPECT_THAT(steps.dump(), HasSubstr(R"({"memory.write":{"data":"05)"));
 }
 
+TEST_F(CliTest, AScenarioGoesOnBehindAReconnection) {
+  const Session session{
+      .events = {{.kind = Kind::kReconnect},
+                 {.kind = Kind::kUnmap, .value = ~uint64_t{0}},
+                 {.kind = Kind::kMap, .size = 3, .at = 0x10'0000, .value = 0x1'0000}}};
+  ASSERT_TRUE(WriteFile(Path("in"), Encode(session)));
+  const Ran ran = Call({"scenario", "nvme", Path("in"), Path("out.json")});
+  ASSERT_FALSE(ran.failed) << ran.output;
+  EXPECT_THAT(ran.output, Not(HasSubstr("ORACLE")));
+  const auto json = nlohmann::json::parse(std::ifstream(Path("out.json")));
+  EXPECT_EQ(json["steps"].dump(),
+            R"([{"disconnect":{}},{"connect":{}},{"dma.unmap_all":{}},)"
+            R"({"dma.map":{"access":"rw","iova":"0x100000","size":"0x10000"}}])");
+}
+
 // What no verb says goes over the socket of a device process as it went in the target.
 TEST_F(CliTest, AServersSessionIsAScenarioOfItsBytes) {
   const std::vector<std::byte> nonsense(16, std::byte{0xff});

@@ -109,7 +109,9 @@ class LocalServer final : public Pump {
     if (server_->connected()) server_->Pump();
     const bool more = loop_->RunReady(VfioUserServer::kTaskQuantum);
     loop_->FireTimers();
-    return more || (client_->connected() && !client_->closed() && wire_->pending() != 0);
+    // The client's end comes behind what it sent last.
+    if (!client_->connected()) return more || server_->connected();
+    return more || (!client_->closed() && wire_->pending() != 0);
   }
 
  private:
@@ -198,7 +200,7 @@ std::optional<json> StepOf(const Event& event) {
                     {"access", kRights[event.size & 3u]}}}};
     }
     case Kind::kUnmap:
-      if (event.value == ~uint64_t{0}) return std::nullopt;
+      if (event.value == ~uint64_t{0}) return json{{"dma.unmap_all", json::object()}};
       return json{{"dma.unmap", {{"iova", Hex(event.at)}, {"size", Hex(event.value)}}}};
     case Kind::kIrqs: {
       constexpr std::array kIndexes = {"intx", "msi", "msix"};
